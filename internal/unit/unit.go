@@ -24,7 +24,7 @@ type Needs struct {
 	MachineID string              // full machine ID, or its first eight characters
 	MachineOf []Name              // units that must be on the same machine, all of them
 	Metadata  map[string][]string // for each key one of the values; all keys
-	Conflicts []string            // globs over unit names that must not be on the same machine
-	Replaces  []string            // globs over unit names that are moved away from the machine
+	Conflicts []Glob              // units that must not be on the same machine; a unit never conflicts with itself
+	Replaces  []Glob              // units that are moved away from the machine
 	Global    bool                // run on every machine that fits
 }
