@@ -1,0 +1,146 @@
+// Package arch holds the law of arrows as a test: main → rooms and adapters → vocabulary → standard library. docs/architecture.md
+// draws the same picture for people.
+package arch
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/fleet-init/fleet/"
+
+// A rule says what the packages under a path may import of ours and of others' code, and why no more. The longest
+// matching path counts. "..." ends a path that stands for everything below it.
+type rule struct {
+	path  string
+	ours  []string // allowed packages of this module
+	other []string // allowed import path prefixes of other modules; nil = standard library only
+	why   string
+}
+
+var vocabulary = []string{"internal/fleet", "internal/unit", "internal/kv"}
+
+var anyModule = []string{""}
+
+func law() []rule {
+	etcd := []string{"go.etcd.io/", "google.golang.org/grpc", "go.uber.org/zap"}
+	return []rule{
+		{"internal/unit", nil, nil,
+			"unit files mean the same to a client, the engine and an agent: the grammar depends on nothing"},
+		{"internal/kv", nil, []string{"github.com/google/btree"},
+			"the store's vocabulary; its memory store must be usable in any test"},
+		{"internal/fleet", []string{"internal/unit"}, nil,
+			"values only: whoever imports the vocabulary must not get a client of something with it"},
+
+		{"fleetd/engine", vocabulary, nil,
+			"placement is decided from values; a store or a clock in here could not be replayed from a seed"},
+		{"fleetd/agent", vocabulary, nil,
+			"the agent is tested with a fake systemd and a fake registry: it sees both only through its interfaces"},
+		{"fleetd/member", vocabulary, append([]string{"github.com/coreos/go-systemd", "github.com/prometheus/"}, etcd...),
+			"the member is the only place that runs etcd; what is stored in it is the registry's affair"},
+
+		{"internal/kv/etcd", []string{"internal/kv"}, etcd, "the only client of etcd's API besides the member"},
+		{"internal/kv/kvtest", []string{"internal/kv"}, anyModule, "the suite every store passes"},
+		{"internal/registry", vocabulary, []string{"golang.org/x/sync"}, "keys and records only, over any store"},
+		{"internal/systemd", vocabulary, []string{"github.com/coreos/go-systemd", "github.com/godbus/dbus"},
+			"the only place that speaks D-Bus"},
+		{"internal/api", vocabulary, []string{"golang.org/x/"}, "the wire, not what is behind it: main joins it to the registry and the engine"},
+		{"internal/run", nil, []string{"golang.org/x/", "github.com/coreos/go-systemd"}, "how a daemon lives; it knows none of ours"},
+		{"internal/conf", nil, []string{"github.com/spf13/pflag"}, "how settings are read; it knows none of ours"},
+		{"internal/arch", nil, nil, "reads the others as text"},
+
+		{"netd/subnet", []string{"internal/kv"}, nil, "which range a machine gets is decided from the leases that exist"},
+		{"netd/overlay", nil, nil, "what a host's network must look like is a pure function; link makes it so"},
+		{"netd/link", []string{"netd/overlay"}, anyModule, "the only place that speaks netlink, nftables and WireGuard"},
+
+		{"fleetd", []string{"fleetd/...", "internal/..."}, anyModule, "main joins the rooms of its own house"},
+		{"fleetctl", []string{"internal/..."}, anyModule, "a client knows the wire, not the daemon"},
+		{"netd", []string{"netd/...", "internal/..."}, anyModule, "main joins the rooms of its own house"},
+		{"netd/...", []string{"netd/...", "internal/..."}, anyModule, "netd shares little with fleetd"},
+		{"update-engine", []string{"update-engine/...", "internal/..."}, anyModule, "main joins the rooms of its own house"},
+		{"update-engine/...", vocabulary, anyModule, "rooms and adapters of the updater"},
+		{"image/...", []string{"image/...", "internal/..."}, anyModule, "makes the OS image and configures a host"},
+		{"functional/...", []string{"..."}, anyModule, "the only place where a test may use more than one room"},
+	}
+}
+
+// find returns the rule for a package: an exact path before the longest "..." path.
+func find(rules []rule, pkg string) (rule, bool) {
+	best, ok := rule{}, false
+	for _, r := range rules {
+		if r.path == pkg {
+			return r, true
+		}
+		if base, tree := strings.CutSuffix(r.path, "..."); tree && strings.HasPrefix(pkg+"/", base) && len(r.path) > len(best.path) {
+			best, ok = r, true
+		}
+	}
+	return best, ok
+}
+
+func allowed(list []string, pkg string) bool {
+	return slices.ContainsFunc(list, func(a string) bool {
+		base, tree := strings.CutSuffix(a, "...")
+		return a == pkg || tree && strings.HasPrefix(pkg+"/", base)
+	})
+}
+
+type goPackage struct {
+	ImportPath string
+	Imports    []string
+	Standard   bool
+	Name       string
+	Dir        string
+	GoFiles    []string
+}
+
+func list(t *testing.T, args ...string) []goPackage {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-e", "-json=ImportPath,Imports,Standard,Name,Dir,GoFiles"}, args...)...)
+	cmd.Dir = filepath.Join("..", "..")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var pkgs []goPackage
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p goPackage
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return pkgs
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
+
+func TestArrowsFollowTheLaw(t *testing.T) {
+	rules := law()
+	for _, p := range list(t, "./...") {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		r, ok := find(rules, name)
+		if !ok {
+			t.Errorf("%s has no rule: say in internal/arch what it may import, and why", name)
+			continue
+		}
+		for _, imp := range p.Imports {
+			if ours, is := strings.CutPrefix(imp, module); is {
+				if !allowed(r.ours, ours) {
+					t.Errorf("%s imports %s: %s", name, ours, r.why)
+				}
+				continue
+			}
+			std := !strings.Contains(strings.SplitN(imp, "/", 2)[0], ".")
+			if !std && !slices.ContainsFunc(r.other, func(o string) bool { return strings.HasPrefix(imp, o) }) {
+				t.Errorf("%s imports %s: %s", name, imp, r.why)
+			}
+		}
+	}
+}
