@@ -41,19 +41,11 @@ var errTODO = errors.New("not written yet")
 
 // --- what users do (called by the API) ---
 
-// Submission is one unit that a user creates, replaces or whose target state he sets.
-type Submission struct {
-	Name   unit.Name
-	File   *unit.File         // nil: the unit must exist, only its target state is set
-	Target *fleet.TargetState // nil: inactive for a new or replaced unit
-}
+// Submission is fleet.Submission: the API speaks of it too, without knowing the registry.
+type Submission = fleet.Submission
 
-// SubmitResult says what one Submission did.
-type SubmitResult struct {
-	Created bool // new, or replaced with a different text
-	Rev     int64
-	Err     error // fleet.ErrNotFound (no File and no such unit), fleet.ErrInvalid, fleet.ErrConflict, or the store's
-}
+// SubmitResult is fleet.SubmitResult: the API speaks of it too, without knowing the registry.
+type SubmitResult = fleet.SubmitResult
 
 // Submit writes the submissions, each whole or not at all: text, record and target state in one transaction (many small
 // submissions share one). It tries again by itself when another writer was faster. One result per submission, in order.
@@ -74,12 +66,8 @@ func (r *Registry) Files(ctx context.Context, hashes ...unit.Hash) (map[unit.Has
 	return nil, errTODO
 }
 
-// Settings is a change to machine-settings/<id>: nil fields and absent keys stay as they are.
-type Settings struct {
-	Metadata map[string]*string // nil value: the key is hidden, also when the host itself says it
-	Cordon   *bool
-	Leaving  *bool
-}
+// Settings is fleet.Settings: the API speaks of it too, without knowing the registry.
+type Settings = fleet.Settings
 
 // SetMachine changes what is set at run time for a machine, registered or not.
 func (r *Registry) SetMachine(ctx context.Context, id fleet.MachineID, s Settings) error {
@@ -94,24 +82,11 @@ func (r *Registry) Snapshot(ctx context.Context) (fleet.Snapshot, error) {
 	return fleet.Snapshot{}, errTODO
 }
 
-// Change is one typed change from a watch. Exactly one of the pointers is set; Deleted says the record is gone, and then
-// only the identifying fields (ID, Name, Key) of the pointed-to value hold something. Machines come whole: own record,
-// settings and admission joined.
-type Change struct {
-	Deleted     bool
-	Machine     *fleet.Machine
-	Unit        *fleet.Unit
-	Placement   *fleet.Placement
-	Observation *fleet.Observation
-}
+// Change is fleet.Change: the API speaks of it too, without knowing the registry.
+type Change = fleet.Change
 
-// Changes is what a watch delivers: all typed changes of whole revisions up to Rev. Err ends the watch (kv.ErrCompacted: take
-// a Snapshot and watch again from its Rev+1).
-type Changes struct {
-	Changes []Change
-	Rev     int64
-	Err     error
-}
+// Changes is fleet.Changes: the API speaks of it too, without knowing the registry.
+type Changes = fleet.Changes
 
 // Watch delivers changes after the snapshot, from s.Rev+1 on, until ctx ends. The snapshot's machines are needed to join
 // settings and admissions; nothing of s is kept or changed.
