@@ -41,3 +41,10 @@ type Changes struct {
 	Rev     int64
 	Err     error
 }
+
+// Term is one engine's time as leader. All it commits is guarded by it.
+type Term struct {
+	Machine MachineID
+	Lease   int64 // the store's lease that the leader key hangs on
+	Rev     int64 // create revision of the leader key
+}

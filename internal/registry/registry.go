@@ -94,12 +94,8 @@ func (r *Registry) Watch(ctx context.Context, s fleet.Snapshot) <-chan Changes {
 
 // --- the engine ---
 
-// Term is one engine's time as leader. All it commits is guarded by it.
-type Term struct {
-	Machine fleet.MachineID
-	Lease   kv.LeaseID
-	Rev     int64 // create revision of the leader key
-}
+// Term is fleet.Term: the engine speaks of it too, without knowing the registry. Its Lease is a kv.LeaseID.
+type Term = fleet.Term
 
 // Leader tells who leads, by the leader key; ok=false when nobody does.
 func (r *Registry) Leader(ctx context.Context) (m fleet.MachineID, rev int64, ok bool, err error) {
