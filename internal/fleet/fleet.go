@@ -15,7 +15,7 @@ var (
 	ErrNotFound = errors.New("not found")
 	ErrExists   = errors.New("already exists")
 	ErrConflict = errors.New("changed meanwhile") // a guard of a write did not hold: plan again
-	ErrInvalid  = errors.New("invalid")           // the user's input is wrong: 400
+	ErrInvalid  = unit.ErrInvalid                 // the user's input is wrong: 400; also what unit's errors are
 	ErrNoStore  = errors.New("the store cannot be reached")
 )
 

@@ -1,31 +1,39 @@
 package unit
 
-import "path"
+import (
+	"path"
+	"strings"
+)
 
-// Glob is a shell-style pattern over unit names: * ? [a-z] and \ before a character that shall stand for itself, as in
-// path.Match. It is a plain string, so that values holding one can be written, compared and stored as they are; the globs
-// of Needs are well formed.
+// Glob is a shell-style pattern over unit names: * ? [a-z] as in path.Match. A backslash is tried both ways, as path.Match's
+// escape and as itself: names made by systemd-escape hold backslashes (a\x2db.mount), and who writes one in a
+// pattern means that unit.
+//
+// It is a plain string, so that values holding one can be written, compared and stored as they are; the globs of Needs are
+// well formed.
 type Glob string
 
-// Match reports whether name fits the glob. A glob also fits the name that it spells byte for byte: names made by
-// systemd-escape hold backslashes (a\x2db.mount), and who writes one means that unit, not the pattern.
-//
-// Planners ask this for every pair of units, so it answers most pairs by the first bytes alone.
+// Match reports whether name fits the glob. A malformed glob fits no name. Planners ask this for every pair of units, so it
+// answers most pairs by their first bytes alone.
 func (g Glob) Match(name Name) bool {
-	if string(g) == string(name) {
-		return true
-	}
 	for i := 0; i < len(g); i++ {
 		if isMeta(g[i]) {
 			// What stands before a metacharacter matched literally, so the rest decides.
-			ok, err := path.Match(string(g[i:]), string(name[i:]))
-			return ok && err == nil
+			return matchRest(string(g[i:]), string(name[i:]))
 		}
 		if i >= len(name) || g[i] != name[i] {
 			return false
 		}
 	}
-	return false // no metacharacter, and not equal
+	return len(g) == len(name)
+}
+
+func matchRest(pattern, name string) bool {
+	if ok, err := path.Match(pattern, name); ok || err != nil || !strings.Contains(pattern, `\`) {
+		return ok && err == nil
+	}
+	ok, err := path.Match(strings.ReplaceAll(pattern, `\`, `\\`), name)
+	return ok && err == nil
 }
 
 // Literal returns the only name the glob fits, for an index by name; ok=false when it must be tried with Match.
@@ -38,10 +46,10 @@ func (g Glob) Literal() (name Name, ok bool) {
 	return Name(g), true
 }
 
-// Valid reports whether the glob is well formed. A malformed one fits no name but itself.
+// Valid reports whether the glob is well formed.
 func (g Glob) Valid() bool {
 	_, err := path.Match(string(g), "")
-	return g != "" && err == nil
+	return err == nil
 }
 
 // Match reports whether name fits the pattern, as Glob.Match.
