@@ -1,0 +1,116 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/unit"
+)
+
+// batch sets and destroys many units in one request. One unit's refusal does not stop the others; the answer is 200 with a
+// result for each.
+func (h *handler) batch(w http.ResponseWriter, r *http.Request, _ string) error {
+	if err := jsonOnly(r); err != nil {
+		return err
+	}
+	b, err := body(w, r, maxBatchBody)
+	if err != nil {
+		return err
+	}
+	var in Batch
+	if err := json.Unmarshal(b, &in); err != nil {
+		return refuse(http.StatusBadRequest, "unable to decode body: "+err.Error())
+	}
+	out := BatchResult{Results: make([]UnitResult, len(in.Set)+len(in.Delete))}
+	var subs []fleet.Submission
+	var at []int // index in Results of each submission
+	seen := map[string]bool{}
+	for i, u := range in.Set {
+		out.Results[i].Name = u.Name
+		sub, err := submission(u)
+		if err == nil && seen[u.Name] {
+			err = twice(u.Name)
+		}
+		seen[u.Name] = true
+		if err != nil {
+			out.Results[i].Err = toError(err)
+			continue
+		}
+		subs, at = append(subs, sub), append(at, i)
+	}
+	if len(subs) > 0 {
+		for i, res := range h.Registry.Submit(r.Context(), subs...) {
+			result := &out.Results[at[i]]
+			result.Created = res.Created
+			out.Rev = max(out.Rev, res.Rev)
+			if res.Err != nil {
+				result.Err = toError(fmt.Errorf("submit %s: %w", subs[i].Name, res.Err))
+			}
+		}
+	}
+	h.destroyAll(r, in.Delete, seen, out.Results[len(in.Set):])
+	reply(w, http.StatusOK, out)
+	return nil
+}
+
+func (h *handler) destroyAll(r *http.Request, names []string, seen map[string]bool, results []UnitResult) {
+	var del []unit.Name
+	var at []int
+	for i, name := range names {
+		results[i].Name = name
+		if seen[name] {
+			results[i].Err = toError(twice(name))
+			continue
+		}
+		seen[name] = true
+		del, at = append(del, unit.Name(name)), append(at, i)
+	}
+	if len(del) == 0 {
+		return
+	}
+	for i, err := range h.Registry.Destroy(r.Context(), del...) {
+		if errors.Is(err, fleet.ErrNotFound) {
+			err = refuse(http.StatusNotFound, "unit does not exist")
+		}
+		if err != nil {
+			results[at[i]].Err = toError(err)
+		}
+	}
+}
+
+func twice(name string) error {
+	return &fleet.InvalidError{What: "batch", Hint: name + " is named twice"}
+}
+
+// explain says what becomes of the units named, or of every unit that wants a machine and has none.
+func (h *handler) explain(w http.ResponseWriter, r *http.Request, _ string) error {
+	v, err := h.read(r.Context())
+	if err != nil {
+		return err
+	}
+	out := explanations{Explanations: []fleet.Explanation{}}
+	var ask []unit.Name
+	names := r.URL.Query()["unit"]
+	for _, name := range names {
+		if _, ok := v.snap.Units[unit.Name(name)]; ok {
+			ask = append(ask, unit.Name(name))
+		} else {
+			out.Explanations = append(out.Explanations, fleet.Explanation{Unit: unit.Name(name), Reason: "no such unit in the registry"})
+		}
+	}
+	if len(names) == 0 {
+		for _, u := range v.units() {
+			if u.DesiredState != string(fleet.Inactive) && u.MachineID == "" && u.Machines == 0 {
+				ask = append(ask, unit.Name(u.Name))
+			}
+		}
+	}
+	if len(ask) > 0 {
+		out.Explanations = append(out.Explanations, h.Explain(v.snap, ask...)...)
+	}
+	reply(w, http.StatusOK, out)
+	return nil
+}
