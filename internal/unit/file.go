@@ -86,12 +86,16 @@ func grouped(options []Option) []Option {
 	return out
 }
 
+// printedSize is the length of String, when the options are grouped.
 func (f *File) printedSize() int {
 	size, section := 0, ""
 	for _, o := range f.Options {
 		if o.Section != section {
+			if section != "" {
+				size += len("\n")
+			}
 			section = o.Section
-			size += len("\n[]\n") + len(section)
+			size += len("[]\n") + len(section)
 		}
 		size += len(o.Name) + len("=") + len(o.Value) + len("\n")
 	}

@@ -32,7 +32,7 @@ func Known() []string {
 func modern(key string) string {
 	switch key {
 	case "X-ConditionMachineBootID":
-		// Boot IDs have not been compared for ten years. As a machine ID it fits no machine, which is better than every machine.
+		// As in fleet, a boot ID is compared with machine IDs: it fits no machine, which is safer than to fit all.
 		return "MachineID"
 	case "X-ConditionMachineID", "X-ConditionMachineOf", "X-ConditionMachineMetadata":
 		return strings.TrimPrefix(key, "X-Condition")
