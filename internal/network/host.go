@@ -1,0 +1,192 @@
+package network
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Host is what one host's network must look like: a plain value that prints as text, one line per thing in the kernel.
+type Host struct {
+	Devices []Device // in the order to make them
+	Routes  []Route  // that belong to no peer
+	Peers   []Peer   // by name
+	Rules   []string // of the nftables table, in order; netd/link knows the few forms
+	Sysctls []Sysctl
+	MTU     int // for workloads: the smallest of the paths
+	Backend string
+	Skipped []Skip // leases that have no path, and why
+}
+
+// Device is a network device that netd makes and owns.
+type Device struct {
+	Name     string
+	Kind     string // vxlan, wireguard or ipip
+	MTU      int
+	Addrs    []netip.Prefix
+	Underlay string     // vxlan: name of the interface it is bound to
+	Local    netip.Addr // vxlan, ipip: source of the outer packets
+
+	VNI, Port     int // vxlan; Port is wireguard's listen port too
+	MAC           MAC
+	GBP, Learning bool
+
+	Key Secret // wireguard: private key, base64
+}
+
+// Peer is all the kernel needs to reach one other machine's subnet.
+type Peer struct {
+	Name   string // of its lease
+	Routes []Route
+	Neighs []Neigh
+	FDB    []FDB
+	WG     []WGPeer
+}
+
+// Route is one line of the main routing table.
+type Route struct {
+	Dst    netip.Prefix
+	Via    netip.Addr // invalid for none
+	Dev    string     // empty for a blackhole
+	OnLink bool       // Via is reachable on Dev although no address there says so
+	// Blackhole drops what no more exact route takes.
+	Blackhole bool
+}
+
+// Neigh is a permanent ARP or neighbour entry.
+type Neigh struct {
+	Dev string
+	IP  netip.Addr
+	MAC MAC
+}
+
+// FDB says to which host a VXLAN device sends frames for MAC.
+type FDB struct {
+	Dev string
+	MAC MAC
+	Dst netip.Addr
+}
+
+// WGPeer is one peer of a WireGuard device.
+type WGPeer struct {
+	Dev       string
+	PublicKey string         // base64
+	Endpoint  netip.AddrPort // invalid: the peer calls us
+	Allowed   string         // prefixes, comma separated, so that the value can be compared
+	PSK       Secret
+	Keepalive int // seconds
+}
+
+// Sysctl is one kernel setting; Name has dots, as in net.ipv4.ip_forward.
+type Sysctl struct{ Name, Value string }
+
+// Skip is a lease without a path.
+type Skip struct{ Name, Reason string }
+
+// String prints the host, one line per thing in the kernel.
+func (h Host) String() string {
+	var b strings.Builder
+	for _, d := range h.Devices {
+		fmt.Fprintf(&b, "device %s\n", d)
+	}
+	for _, r := range h.Routes {
+		fmt.Fprintf(&b, "route %s\n", r)
+	}
+	for _, p := range h.Peers {
+		fmt.Fprintf(&b, "peer %s\n%s", p.Name, p)
+	}
+	for _, r := range h.Rules {
+		fmt.Fprintf(&b, "rule %s\n", r)
+	}
+	for _, s := range h.Sysctls {
+		fmt.Fprintf(&b, "sysctl %s=%s\n", s.Name, s.Value)
+	}
+	for _, s := range h.Skipped {
+		fmt.Fprintf(&b, "skip %s: %s\n", s.Name, s.Reason)
+	}
+	if h.MTU > 0 {
+		fmt.Fprintf(&b, "mtu %d\n", h.MTU)
+	}
+	return b.String()
+}
+
+func (p Peer) String() string {
+	var b strings.Builder
+	for _, n := range p.Neighs {
+		fmt.Fprintf(&b, "  neigh %s\n", n)
+	}
+	for _, f := range p.FDB {
+		fmt.Fprintf(&b, "  fdb %s\n", f)
+	}
+	for _, w := range p.WG {
+		fmt.Fprintf(&b, "  wireguard %s\n", w)
+	}
+	for _, r := range p.Routes {
+		fmt.Fprintf(&b, "  route %s\n", r)
+	}
+	return b.String()
+}
+
+func (d Device) String() string {
+	s := d.Name + " " + d.Kind
+	switch d.Kind {
+	case VXLAN:
+		s += fmt.Sprintf(" vni %d port %d mac %s local %s on %s", d.VNI, d.Port, d.MAC, d.Local, d.Underlay)
+	case WireGuard:
+		s += fmt.Sprintf(" port %d key %s", d.Port, d.Key)
+	case IPIP:
+		s += fmt.Sprintf(" local %s on %s", d.Local, d.Underlay)
+	}
+	if d.GBP {
+		s += " gbp"
+	}
+	if d.Learning {
+		s += " learning"
+	}
+	s += fmt.Sprintf(" mtu %d", d.MTU)
+	for _, a := range d.Addrs {
+		s += " addr " + a.String()
+	}
+	return s
+}
+
+func (r Route) String() string {
+	if r.Blackhole {
+		return "blackhole " + r.Dst.String()
+	}
+	s := r.Dst.String()
+	if r.Via.IsValid() {
+		s += " via " + r.Via.String()
+	}
+	s += " dev " + r.Dev
+	if r.OnLink {
+		s += " onlink"
+	}
+	return s
+}
+
+func (n Neigh) String() string { return fmt.Sprintf("%s lladdr %s dev %s", n.IP, n.MAC, n.Dev) }
+
+func (f FDB) String() string { return fmt.Sprintf("%s dst %s dev %s", f.MAC, f.Dst, f.Dev) }
+
+func (w WGPeer) String() string {
+	s := w.PublicKey
+	if w.Endpoint.IsValid() {
+		s += " endpoint " + w.Endpoint.String()
+	}
+	s += " allowed " + w.Allowed
+	if w.PSK != "" {
+		s += " psk " + w.PSK.String()
+	}
+	if w.Keepalive > 0 {
+		s += fmt.Sprintf(" keepalive %d", w.Keepalive)
+	}
+	return s + " dev " + w.Dev
+}
+
+// SortPeers puts peers in the order of their names.
+func SortPeers(p []Peer) {
+	slices.SortFunc(p, func(a, b Peer) int { return cmp.Compare(a.Name, b.Name) })
+}
