@@ -29,6 +29,10 @@ func (g Glob) Match(name Name) bool {
 }
 
 func matchRest(pattern, name string) bool {
+	if tail := Glob(pattern[1:]); pattern[0] == '*' && tail.plain() {
+		// Nearly all patterns have this one star. It stops at no slash, as path.Match's would: names hold none.
+		return strings.HasSuffix(name, string(tail))
+	}
 	if ok, err := path.Match(pattern, name); ok || err != nil || !strings.Contains(pattern, `\`) {
 		return ok && err == nil
 	}
@@ -38,12 +42,19 @@ func matchRest(pattern, name string) bool {
 
 // Literal returns the only name the glob fits, for an index by name; ok=false when it must be tried with Match.
 func (g Glob) Literal() (name Name, ok bool) {
-	for i := 0; i < len(g); i++ {
-		if isMeta(g[i]) {
-			return "", false
-		}
+	if !g.plain() {
+		return "", false
 	}
 	return Name(g), true
+}
+
+func (g Glob) plain() bool {
+	for i := range len(g) {
+		if isMeta(g[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // Valid reports whether the glob is well formed.
