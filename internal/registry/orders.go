@@ -1,0 +1,179 @@
+package registry
+
+import (
+	"context"
+	"maps"
+	"strings"
+
+	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/kv"
+	"github.com/fleet-init/fleet/internal/unit"
+)
+
+// Orders is all an agent must know, at one revision: its machine's placements. Admitted tells that an engine has planned for
+// this registration: until then a unit without placement is left alone.
+type Orders struct {
+	Rev        int64
+	Placements map[unit.Name]fleet.Placement
+	Admitted   bool
+}
+
+// Orders reads a machine's placements. While one of them cannot be read, Admitted is false: its unit must not be cleared away.
+func (r *Registry) Orders(ctx context.Context, p Presence) (Orders, error) {
+	o, _, err := r.orders(ctx, p)
+	return o, err
+}
+
+// orders reads a machine's placements; partial tells that some cannot be read.
+func (r *Registry) orders(ctx context.Context, p Presence) (o Orders, partial bool, err error) {
+	prefix := r.of(placements, p.Machine)
+	kvs, rev, err := r.store.Range(ctx, prefix, r.admittedKey(p.Machine))
+	if err != nil {
+		return Orders{}, false, storeErr("read orders", err)
+	}
+	o = Orders{Rev: rev, Placements: make(map[unit.Name]fleet.Placement, len(kvs[0]))}
+	d := r.newDecoder()
+	for _, kv := range kvs[0] {
+		key := fleet.Key{Machine: p.Machine, Unit: unit.Name(strings.TrimPrefix(kv.Key, prefix))}
+		if pl, ok := d.placement(key, kv); ok {
+			o.Placements[key.Unit] = pl
+		} else {
+			partial = true
+		}
+	}
+	for _, kv := range kvs[1] {
+		o.Admitted = !partial && r.admits(p, kv)
+	}
+	return o, partial, nil
+}
+
+// admits tells whether an admission is of this registration.
+func (r *Registry) admits(p Presence, kv kv.KV) bool {
+	rec, err := decode[admittedRecord](kv.Value)
+	if err != nil {
+		r.unreadable(kv, err)
+		return false
+	}
+	return rec.Rev == p.Rev
+}
+
+// WatchOrders delivers a whole new Orders whenever a machine's placements or admission changed after from.Rev, latest wins (a slow
+// agent skips states in between), until ctx ends. It recovers from compaction by itself.
+func (r *Registry) WatchOrders(ctx context.Context, p Presence, from Orders) <-chan Orders {
+	out := make(chan Orders)
+	from.Placements = maps.Clone(from.Placements)
+	if from.Placements == nil {
+		from.Placements = map[unit.Name]fleet.Placement{}
+	}
+	w := &orderWatch{r: r, p: p, cur: from, decoder: r.newDecoder()}
+	go func() {
+		defer close(out)
+		for w.run(ctx, out) {
+		}
+	}()
+	return out
+}
+
+// orderWatch keeps Orders up to date: placements by their events, which come in order by themselves. An admission may be seen
+// before placements that were written earlier, since it comes by a watch of its own; it must not count before they are
+// known, so it makes everything be read anew at one revision. That is once per registration.
+type orderWatch struct {
+	r       *Registry
+	p       Presence
+	cur     Orders
+	decoder *decoder
+	dirty   bool // cur is newer than what was delivered
+	partial bool // a placement cannot be read: events are not enough to tell when that is over
+}
+
+// run watches until ctx ends (false) or the watches must be made anew (true).
+func (w *orderWatch) run(ctx context.Context, out chan<- Orders) bool {
+	inner, cancel := context.WithCancel(ctx)
+	defer cancel()
+	changed := w.r.store.Watch(inner, w.cur.Rev+1, w.r.of(placements, w.p.Machine))
+	admission := w.r.store.Watch(inner, w.cur.Rev+1, w.r.admittedKey(w.p.Machine))
+	var next Orders // a copy of cur, made once per change
+	for {
+		var send chan<- Orders
+		if w.dirty {
+			send = out
+			if next.Rev != w.cur.Rev || next.Placements == nil {
+				next = w.cur
+				next.Placements = maps.Clone(w.cur.Placements)
+			}
+		}
+		var ok bool
+		select {
+		case <-ctx.Done():
+			return false
+		case send <- next:
+			w.dirty = false
+			continue
+		case b := <-changed:
+			if ok = w.placed(b); ok && w.partial && w.reload(ctx) != nil {
+				return false
+			}
+		case b := <-admission:
+			ok = b.Err == nil && b.Rev != 0
+			if ok && w.admission(b) && w.reload(ctx) != nil {
+				return false
+			}
+		}
+		if !ok {
+			// Compacted, or the watch ended with ctx: a closed channel gives an empty batch.
+			return w.reload(ctx) == nil
+		}
+	}
+}
+
+// placed takes the events of a batch in; false: the watch has ended.
+func (w *orderWatch) placed(b kv.Batch) bool {
+	if b.Err != nil || b.Rev == 0 {
+		return false
+	}
+	prefix := w.r.of(placements, w.p.Machine)
+	for _, e := range b.Events {
+		if e.Mod <= w.cur.Rev {
+			continue // a reload has overtaken this watch
+		}
+		name := unit.Name(strings.TrimPrefix(e.Key, prefix))
+		delete(w.cur.Placements, name)
+		if !e.Delete {
+			pl, ok := w.decoder.placement(fleet.Key{Machine: w.p.Machine, Unit: name}, e.KV)
+			if ok {
+				w.cur.Placements[name] = pl
+			}
+			w.partial = w.partial || !ok
+		}
+		w.dirty = true
+	}
+	w.cur.Rev = max(w.cur.Rev, b.Rev)
+	return true
+}
+
+// admission tells whether a batch admits this registration, news to us.
+func (w *orderWatch) admission(b kv.Batch) bool {
+	for _, e := range b.Events {
+		if !e.Delete && !w.cur.Admitted && w.r.admits(w.p, e.KV) {
+			return true
+		}
+	}
+	return false
+}
+
+// reload reads everything anew, trying until the store can be reached; an error is the context's.
+func (w *orderWatch) reload(ctx context.Context) error {
+	for wait := firstWait; ; wait = min(2*wait, lastWait) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		o, partial, err := w.r.orders(ctx, w.p)
+		if err == nil {
+			w.cur, w.partial, w.dirty = o, partial, true
+			return nil
+		}
+		if err := pause(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
