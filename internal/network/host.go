@@ -17,6 +17,8 @@ type Host struct {
 	Sysctls []Sysctl
 	MTU     int // for workloads: the smallest of the paths
 	Backend string
+	// Networks are the ranges of the whole overlay: routes into them are this host's network's to remove.
+	Networks []netip.Prefix
 	Skipped []Skip // leases that have no path, and why
 }
 

@@ -172,3 +172,29 @@ type Underlay struct {
 	PublicV4, PublicV6 netip.Addr
 	OnLink             []netip.Prefix // networks reached without a gateway, for DirectRouting
 }
+
+// Iface is an interface of this host.
+type Iface struct {
+	Name     string
+	Index    int
+	MTU      int
+	Up       bool
+	Loopback bool
+	Addrs    []Addr
+}
+
+// Addr is one address on it.
+type Addr struct {
+	Prefix                           netip.Prefix
+	Temporary, Deprecated, Tentative bool
+	Dynamic                          bool // has a lifetime
+}
+
+// Links is what this host has, and which way its routes go.
+type Links struct {
+	Ifaces   []Iface
+	Default4 string // interface of the default route; empty if there is none
+	Default6 string
+	Reach    string     // interface of the route to the address asked for
+	ReachSrc netip.Addr // and the address packets there start with
+}
