@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ type Client struct {
 type Options struct {
 	Timeout time.Duration     // of each request but a watch; 0: none
 	Trace   func(line string) // told each request and its answer; nil: nobody
+	TLS     *tls.Config       // for https; nil: the system's certificate authorities, no certificate of our own
 }
 
 // Dial returns a client of the fleetd at endpoint: unix:///path or file:///path (a socket), http://host:port or
@@ -39,7 +41,7 @@ func Dial(endpoint string, o Options) (*Client, error) {
 		return nil, &fleet.InvalidError{What: fmt.Sprintf("endpoint %q", endpoint), Hint: "use unix:///run/fleet.sock or http://host:port"}
 	}
 	c := &Client{shown: endpoint, timeout: o.Timeout, trace: o.Trace}
-	t := &http.Transport{MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute}
+	t := &http.Transport{MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute, TLSClientConfig: o.TLS}
 	switch u.Scheme {
 	case "unix", "file":
 		if u.Host != "" || u.Path == "" {
@@ -69,7 +71,9 @@ type ConnectError struct {
 	Err      error
 }
 
-func (e *ConnectError) Error() string { return "connect to fleetd at " + e.Endpoint + ": " + e.Err.Error() }
+func (e *ConnectError) Error() string {
+	return "connect to fleetd at " + e.Endpoint + ": " + e.Err.Error()
+}
 func (e *ConnectError) Unwrap() error { return e.Err }
 
 // Close closes idle connections.
@@ -103,10 +107,15 @@ func (c *Client) Unit(ctx context.Context, name string) (Unit, error) {
 	return u, err
 }
 
-// Batch sets and destroys units. Its error is of the request as a whole; each unit's own is in its result.
+// Batch sets and destroys units. Its error is of the request as a whole; each unit's own is in its result. A large one may
+// take longer than the client's timeout: each unit adds to it.
 func (c *Client) Batch(ctx context.Context, b Batch) (BatchResult, error) {
+	patient := *c
+	if c.timeout > 0 {
+		patient.timeout += time.Duration(len(b.Set)+len(b.Delete)) * 20 * time.Millisecond
+	}
 	var out BatchResult
-	err := c.do(ctx, http.MethodPost, "batch", b, &out)
+	err := patient.do(ctx, http.MethodPost, "batch", b, &out)
 	if err == nil && len(out.Results) != len(b.Set)+len(b.Delete) {
 		err = fmt.Errorf("fleetd answered %d results for %d units", len(out.Results), len(b.Set)+len(b.Delete))
 	}

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/fleet-init/fleet/internal/api"
+	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/unit"
+)
+
+// A verb is what submit, load and start differ in.
+type verb struct {
+	name   string
+	target fleet.TargetState
+	doing  string              // begins the line of an error
+	reach  []fleet.TargetState // stored target states that --replace may change
+}
+
+// change is what a command does to one unit.
+type change struct {
+	set  *api.Unit // sent to fleetd; nil: the unit is as it shall be
+	goal goal
+}
+
+// bring makes units known to the cluster if they are not, gives them the verb's target state, all in one request, and
+// waits until they are there.
+func (a *app) bring(ctx context.Context, args []string, v verb) int {
+	if len(args) == 0 {
+		a.warn("No units given")
+		return exitOK
+	}
+	list, ok := a.words(args, creating)
+	if !ok {
+		return exitFailed
+	}
+	w, err := a.watch(ctx, withTemplates(list))
+	if err != nil {
+		return a.refused(creating, err)
+	}
+	defer w.close()
+	changes, code := a.plan(ctx, w.world, list, v)
+	if code != exitOK {
+		return code
+	}
+	return a.carryOut(ctx, w, changes, v)
+}
+
+const creating = "Error creating units"
+
+// plan decides for each unit what to send. Everything is checked before anything is sent: with one faulty unit the
+// cluster stays as it is, and all faults are printed.
+func (a *app) plan(ctx context.Context, world *api.World, list []word, v verb) ([]change, int) {
+	f := &finder{client: a.client, world: world, templates: map[unit.Name]*unit.File{}, files: map[string]*unit.File{}}
+	code := exitOK
+	var changes []change
+	for _, w := range list {
+		c, err := a.planOne(ctx, f, w, v)
+		if err != nil {
+			code = a.refused(creating, err)
+			continue
+		}
+		c.goal.verb, c.goal.doing, c.goal.target = v.name, v.doing, v.target
+		changes = append(changes, c)
+	}
+	return changes, code
+}
+
+func (a *app) planOne(ctx context.Context, f *finder, w word, v verb) (change, error) {
+	name := string(w.name)
+	if w.name.IsTemplate() && v.target != fleet.Inactive {
+		return change{}, fmt.Errorf("%s is a template, it cannot %s: name an instance, such as %s@1.%s", name, v.name, w.name.Prefix(), w.name.Type())
+	}
+	stored, known := f.world.Units[name]
+	if !known {
+		file, err := f.text(ctx, w)
+		if err != nil {
+			return change{}, err
+		}
+		needs, err := file.Needs(w.name)
+		if err != nil {
+			return change{}, unit.InFile(name, err)
+		}
+		return change{
+			set:  &api.Unit{Name: name, Options: file.Options, DesiredState: string(v.target)},
+			goal: goal{name: name, hash: string(file.Hash()), global: needs.Global, base: statesOf(f.world, name)},
+		}, nil
+	}
+	file, err := a.replacement(f, w, stored, v)
+	if err != nil {
+		return change{}, err
+	}
+	c := change{goal: goal{name: name, hash: stored.Hash, global: stored.Global, base: statesOf(f.world, name)}}
+	switch {
+	case file != nil:
+		c.set = &api.Unit{Name: name, Options: file.Options, DesiredState: string(v.target)}
+		c.goal.hash = string(file.Hash())
+	case stored.DesiredState != string(v.target) && v.target != fleet.Inactive:
+		c.set = &api.Unit{Name: name, DesiredState: string(v.target)}
+	case v.target == fleet.Inactive:
+		c.goal.name = "" // submit leaves a known unit alone
+	}
+	return c, nil
+}
+
+// replacement returns the local text that shall take the place of the stored one; nil: the stored one stays.
+func (a *app) replacement(f *finder, w word, stored api.Unit, v verb) (*unit.File, error) {
+	file, err := f.local(w)
+	if file == nil && err == nil {
+		file, err = f.localTemplate(w)
+	}
+	switch {
+	case err != nil && a.opts.replace:
+		return nil, err
+	case err != nil:
+		a.warn("WARNING: unit %s is used as it is in the registry: the local file is not valid: %v", w.name, err)
+		return nil, nil
+	case file == nil && a.opts.replace:
+		return nil, fmt.Errorf("replace %s: there is no local file %s", w.name, w.arg)
+	case file == nil:
+		return nil, nil
+	case string(file.Hash()) == stored.Hash:
+		if a.opts.replace {
+			a.printf("Unit %s is the same in the registry, nothing to replace\n", w.name)
+		}
+		return nil, nil
+	case !a.opts.replace:
+		a.warn("WARNING: unit %s in the registry differs from the local file: the registry's is used; add --replace to override it", w.name)
+		return nil, nil
+	case !slices.Contains(v.reach, fleet.TargetState(stored.DesiredState)):
+		a.warn("Warning: unit %s is not replaced, it is %s: use the appropriate command, %s", w.name, stored.DesiredState, commandFor(stored.DesiredState))
+		return nil, nil
+	}
+	return file, nil
+}
+
+func commandFor(state string) string {
+	switch fleet.TargetState(state) {
+	case fleet.Launched:
+		return "fleetctl start --replace"
+	case fleet.Loaded:
+		return "fleetctl load --replace"
+	}
+	return "fleetctl submit --replace"
+}
+
+// carryOut sends the changes and waits for their goals.
+func (a *app) carryOut(ctx context.Context, w *watcher, changes []change, v verb) int {
+	code := exitOK
+	var goals []*goal
+	rev, refused, err := a.send(ctx, changes)
+	if err != nil {
+		return a.refused(v.doing, err)
+	}
+	for i, c := range changes {
+		c.goal.changed = c.set != nil
+		c.goal.rev = rev
+		switch {
+		case refused[i] != nil:
+			code = a.refused(v.doing, refused[i])
+		case c.goal.name == "":
+		case v.target == fleet.Inactive:
+			a.printf("Unit %s inactive\n", c.goal.name) // stored is all that submit wants
+		default:
+			if c.goal.changed {
+				a.triggered(c.goal)
+			}
+			goals = append(goals, &c.goal)
+		}
+	}
+	if a.opts.noBlock || len(goals) == 0 {
+		return code
+	}
+	return max(code, w.wait(ctx, goals))
+}
+
+// triggered prints the line of a change that is not waited for, or not by a line of its own: global units are on many
+// machines.
+func (a *app) triggered(g goal) {
+	switch {
+	case g.global:
+		a.printf("Triggered global unit %s %s\n", g.name, g.verb)
+	case a.opts.noBlock:
+		a.printf("Triggered unit %s %s\n", g.name, g.verb)
+	}
+}
+
+// send makes one request of all changes. It returns the revision they are visible at and the refusals by index.
+func (a *app) send(ctx context.Context, changes []change) (rev int64, refused map[int]error, err error) {
+	var b api.Batch
+	var at []int
+	for i, c := range changes {
+		if c.set != nil {
+			b.Set, at = append(b.Set, *c.set), append(at, i)
+		}
+	}
+	if len(b.Set) == 0 {
+		return 0, nil, nil
+	}
+	res, err := a.client.Batch(ctx, b)
+	if err != nil {
+		return 0, nil, err
+	}
+	refused = map[int]error{}
+	for i, r := range res.Results {
+		if r.Err != nil {
+			refused[at[i]] = r.Err
+		}
+	}
+	return res.Rev, refused, nil
+}

@@ -1,0 +1,70 @@
+package main
+
+import "context"
+
+// A command is one row of what fleetctl can do. Its file is named like it.
+type command struct {
+	name    string
+	args    string // as the synopsis shows them
+	summary string // one line in the list of commands
+	about   string // what else there is to know
+	example string
+	flags   []string // own flags
+	quiet   []string // flags that are taken and mean nothing here: fleet took them
+	offline bool     // needs no fleetd
+	run     func(ctx context.Context, a *app, args []string) int
+}
+
+func commands() []command {
+	blocking := []string{"no-block", "block-attempts"}
+	listing := []string{"full", "no-legend", "fields", "json"}
+	return []command{
+		{name: "cat", args: "UNIT", summary: "Print a unit file as the cluster has it", run: cat,
+			about:   "The text is printed as it is stored: without comments, sections put together.",
+			example: "fleetctl cat web@1.service"},
+		{name: "destroy", args: "UNIT...", summary: "Stop units and forget them", run: destroy, flags: blocking,
+			about:   "Waits until no machine's systemd has the units any more. Their ExecStop runs.",
+			example: "fleetctl destroy web@{1..3}.service"},
+		{name: "help", args: "[COMMAND]", summary: "Show all commands, or how to use one", run: help, offline: true,
+			example: "fleetctl help start"},
+		{name: "list-machines", summary: "List the machines of the cluster", run: listMachines, flags: listing,
+			about:   "Columns: machine, ip, metadata.",
+			example: "fleetctl list-machines --full"},
+		{name: "list-unit-files", summary: "List the units the cluster knows, and where each shall run", run: listUnitFiles, flags: listing,
+			about: "Columns: unit, hash, dstate (what is wished), state (what its machine has reached), target (the machine);\n" +
+				"with --fields also global and desc.",
+			example: "fleetctl list-unit-files --fields=unit,dstate,desc"},
+		{name: "list-units", summary: "List what each machine's systemd says of its units", run: listUnits, flags: listing,
+			about:   "Columns: unit, machine, active, sub; with --fields also load and hash.",
+			example: "fleetctl list-units --fields=unit,active --no-legend"},
+		{name: "load", args: "UNIT...", summary: "Place units on machines without starting them", run: load,
+			flags: append([]string{"replace"}, blocking...), quiet: []string{"sign"},
+			about:   submitsToo,
+			example: "fleetctl load backup.service backup.timer"},
+		{name: "restart", args: "UNIT...", summary: "Stop units and start them again on the machines they are on", run: restart,
+			flags:   []string{"block-attempts"},
+			about:   submitsToo,
+			example: "fleetctl restart web@1.service"},
+		{name: "start", args: "UNIT...", summary: "Start units somewhere in the cluster", run: start,
+			flags: append([]string{"replace"}, blocking...), quiet: []string{"sign"},
+			about: submitsToo + "\nWaits until systemd calls each unit active, or says that it failed. With --replace a changed text goes\n" +
+				"to the machine that has the unit, which restarts it there.",
+			example: "fleetctl start web@{1..3}.service"},
+		{name: "status", args: "UNIT...", summary: "Show where units are and how they are", run: status, quiet: blocking,
+			about:   "Exits with 3 when a unit is not active, as systemctl does.",
+			example: "fleetctl status web@1.service"},
+		{name: "stop", args: "UNIT...", summary: "Stop units; they stay on their machines", run: stop, flags: blocking,
+			example: "fleetctl stop web@1.service"},
+		{name: "submit", args: "UNIT...", summary: "Give unit files to the cluster without placing them", run: submit,
+			flags: []string{"replace"}, quiet: append([]string{"sign"}, blocking...),
+			about:   "A template (web@.service) is submitted once; starting web@1.service then needs no file.",
+			example: "fleetctl submit web@.service"},
+		{name: "unload", args: "UNIT...", summary: "Stop units and take them off their machines", run: unload, flags: blocking,
+			about:   "The cluster still knows them: start brings them back.",
+			example: "fleetctl unload web@1.service"},
+		{name: "version", summary: "Print the version", run: version, offline: true, example: "fleetctl version"},
+	}
+}
+
+const submitsToo = "A unit the cluster does not know yet is taken from the file of that name, an instance (web@1.service)\n" +
+	"from its template, in the cluster or beside the path. A name without a type is a service."

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/term"
+
+	"github.com/fleet-init/fleet/internal/api"
+)
+
+// Exit codes. Scripts tell by them what to do next: a failure may pass when tried again, a usage error never will.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitNotActive   = 3   // status: systemctl's code for a unit that is not active
+	exitInterrupted = 130 // as a shell reports SIGINT
+)
+
+// app is one invocation: where it writes, what it was told, and its connection.
+type app struct {
+	stdin  io.Reader
+	out    *bufio.Writer // flushed before fleetctl waits and when it ends
+	err    io.Writer
+	tty    bool // err is a terminal: progress may be shown
+	opts   options
+	given  []string // names of the flags on the command line
+	client *api.Client
+}
+
+// run is fleetctl. env is os.Environ's form.
+func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{stdin: stdin, out: bufio.NewWriter(stdout), err: stderr}
+	if f, ok := stderr.(*os.File); ok {
+		a.tty = term.IsTerminal(int(f.Fd()))
+	}
+	code := a.run(ctx, args, env)
+	if err := a.out.Flush(); err != nil && code == exitOK {
+		return a.fail("Error writing output: %v", err)
+	}
+	return code
+}
+
+func (a *app) run(ctx context.Context, args, env []string) int {
+	words, err := a.parse(args, env)
+	if err != nil {
+		return a.usage(err, "")
+	}
+	switch {
+	case a.opts.version:
+		words = []string{"version"}
+	case len(words) == 0:
+		return a.rootHelp()
+	}
+	cmd, err := find(commands(), words[0])
+	if err != nil {
+		return a.usage(err, "")
+	}
+	if a.opts.help {
+		return a.commandHelp(cmd)
+	}
+	for _, flag := range a.given {
+		if !cmd.takes(flag) {
+			return a.usage(fmt.Errorf("%s has no flag --%s", cmd.name, flag), cmd.name)
+		}
+	}
+	if !cmd.offline {
+		if a.client, err = a.dial(); err != nil {
+			return a.usage(err, cmd.name)
+		}
+		defer a.client.Close()
+	}
+	return cmd.run(ctx, a, words[1:])
+}
+
+// fail prints one error line and returns the exit code of a failure.
+func (a *app) fail(format string, args ...any) int {
+	a.warn(format, args...)
+	return exitFailed
+}
+
+// warn prints one line on stderr, after what was printed on stdout before it.
+func (a *app) warn(format string, args ...any) {
+	_ = a.out.Flush() // its error is kept and found at the end
+	fmt.Fprintf(a.err, format+"\n", args...)
+}
+
+func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.out, format, args...) }
+
+// usage says what is wrong with the command line and what to type.
+func (a *app) usage(err error, command string) int {
+	hint := "fleetctl help"
+	if command != "" {
+		hint = "fleetctl help " + command
+	}
+	a.warn("fleetctl: %v\nTry: %s", err, hint)
+	return exitUsage
+}
+
+// find returns the command of that name, or the only one that begins so.
+func find(table []command, word string) (command, error) {
+	var begin []command
+	var names []string
+	for _, c := range table {
+		if c.name == word {
+			return c, nil
+		}
+		if word != "" && strings.HasPrefix(c.name, word) {
+			begin = append(begin, c)
+			names = append(names, c.name)
+		}
+	}
+	switch len(begin) {
+	case 1:
+		return begin[0], nil
+	case 0:
+		hint := ""
+		if near := nearest(table, word); near != "" {
+			hint = fmt.Sprintf(": did you mean %q?", near)
+		}
+		return command{}, fmt.Errorf("unknown command %q%s", word, hint)
+	}
+	return command{}, fmt.Errorf("command %q could be %s", word, strings.Join(names, ", "))
+}
+
+// nearest finds the command that has the same letters but for one: one missing, too many, wrong, or two swapped.
+func nearest(table []command, word string) string {
+	for _, c := range table {
+		if oneSlip(c.name, word) || oneSlip(word, c.name) {
+			return c.name
+		}
+	}
+	return ""
+}
+
+// oneSlip reports whether dropping, replacing or swapping one letter of a gives b.
+func oneSlip(a, b string) bool {
+	for i := range len(a) {
+		if a[:i]+a[i+1:] == b {
+			return true
+		}
+		if len(a) == len(b) && a[:i] == b[:i] && a[i+1:] == b[i+1:] {
+			return true
+		}
+		if i+1 < len(a) && a[:i]+string(a[i+1])+string(a[i])+a[i+2:] == b {
+			return true
+		}
+	}
+	return false
+}
+
+// takes reports whether a flag is one of the command's own or a global one.
+func (c command) takes(flag string) bool {
+	return slices.Contains(c.flags, flag) || slices.Contains(c.quiet, flag) || slices.Contains(globalFlags(), flag)
+}
