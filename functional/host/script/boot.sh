@@ -1,0 +1,30 @@
+#!/bin/sh
+# One boot of a host, in mount and network namespaces of its own, so that nothing of an earlier boot is left in them: no
+# mount, no interface, no firewall rule. See host.sh.
+set -eu
+for root in $CGROUPS; do
+	echo 0 >"$root$CGROUP/machine/cgroup.procs"
+done
+mount -t proc proc /proc
+# nspawn's locks go away with this namespace.
+mkdir -p /run/systemd/nspawn
+mount -t tmpfs -o mode=755 tmpfs /run/systemd/nspawn
+mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$DISK/upper,workdir=$DISK/work" "$DISK/root"
+
+# Process 1 holds the cluster's network. The address of the interface stays the same over reboots, as a real one's does:
+# else the others would send to the old one until they forget it.
+nsenter -t 1 -n ip link del "$NAME" 2>/dev/null || :
+ip link add host0 address "$MAC" type veth peer name "$NAME" netns 1
+nsenter -t 1 -n ip link set "$NAME" master br0 up
+ip link set lo up
+ip addr add "$IP" dev host0
+ip link set host0 up
+ip route add default via "$GATEWAY"
+
+# Beside v1 hierarchies nspawn has to be told to give the host v2 only. The network namespace is ready made, so nspawn must
+# also be told that the host may change it.
+export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 SYSTEMD_NSPAWN_API_VFS_WRITABLE=network
+exec systemd-nspawn --quiet --directory="$DISK/root" --boot --register=no --keep-unit --machine="$NAME" \
+	--console=read-only --resolv-conf=off --timezone=off --link-journal=no \
+	--network-namespace-path=/proc/self/ns/net --capability=CAP_NET_ADMIN \
+	--bind="$RUN/ready:/run/host-ready"
