@@ -1,0 +1,192 @@
+// Package etcd is the kv.Store over etcd v3: through a network client, or through one that calls a server in this process
+// (etcd's v3client). It adds nothing of its own to etcd but patience: watches go on across reconnects, large ranges come in pages
+// of one revision, and errors are kv's.
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/fleet-init/fleet/internal/kv"
+)
+
+// Store implements kv.Store. It holds no state; the client is its maker's to close.
+type Store struct {
+	c *clientv3.Client
+}
+
+// New returns a store over a client.
+func New(c *clientv3.Client) *Store { return &Store{c: c} }
+
+// timeout bounds every single request, since etcd's client waits without end for a server that is away. It is above the 7 s after
+// which a server without a leader gives up by itself, whose answer says more.
+const timeout = 10 * time.Second
+
+// Txn implements kv.Store.
+func (s *Store) Txn(ctx context.Context, guards []kv.Guard, ops []kv.Op) (int64, bool, error) {
+	if err := kv.CheckTxn(guards, ops); err != nil {
+		return 0, false, err
+	}
+	cmps := make([]clientv3.Cmp, len(guards))
+	for i, g := range guards {
+		cmps[i] = compare(g)
+	}
+	puts := make([]clientv3.Op, len(ops))
+	for i, op := range ops {
+		switch {
+		case op.Delete:
+			puts[i] = clientv3.OpDelete(op.Key)
+		default:
+			puts[i] = clientv3.OpPut(op.Key, string(op.Value), clientv3.WithLease(clientv3.LeaseID(op.Lease)))
+		}
+	}
+	one, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	res, err := s.c.Txn(one).If(cmps...).Then(puts...).Commit()
+	if err != nil {
+		return 0, false, wrap(ctx, "transaction", err)
+	}
+	return res.Header.Revision, res.Succeeded, nil
+}
+
+// compare says a guard in etcd's words. To etcd a missing key has version, create and mod revision 0, so these must not be
+// compared with 0 alone; a value comparison fails by itself on a missing key.
+func compare(g kv.Guard) clientv3.Cmp {
+	switch g.Kind {
+	case kv.Missing:
+		return clientv3.Compare(clientv3.CreateRevision(g.Key), "=", 0)
+	case kv.Exists:
+		return clientv3.Compare(clientv3.CreateRevision(g.Key), ">", 0)
+	case kv.ModIs:
+		return clientv3.Compare(clientv3.ModRevision(g.Key), "=", orNever(g.Rev))
+	case kv.CreateIs:
+		return clientv3.Compare(clientv3.CreateRevision(g.Key), "=", orNever(g.Rev))
+	case kv.ValueIs:
+		return clientv3.Compare(clientv3.Value(g.Key), "=", string(g.Val))
+	}
+	panic(fmt.Sprintf("guard of unknown kind %d", g.Kind))
+}
+
+// orNever turns revision 0, which no existing key has, into one that a missing key has not either.
+func orNever(rev int64) int64 {
+	if rev == 0 {
+		return -1
+	}
+	return rev
+}
+
+// Grant implements kv.Store. etcd counts in whole seconds and lengthens what is below its election timeout.
+func (s *Store) Grant(ctx context.Context, ttl time.Duration) (kv.LeaseID, time.Duration, error) {
+	one, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	seconds := max(1, int64((ttl+time.Second-1)/time.Second))
+	res, err := s.c.Grant(one, seconds)
+	if err != nil {
+		return 0, 0, wrap(ctx, "grant lease", err)
+	}
+	return kv.LeaseID(res.ID), time.Duration(res.TTL) * time.Second, nil
+}
+
+// Renew implements kv.Store.
+func (s *Store) Renew(ctx context.Context, id kv.LeaseID) error {
+	one, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	ttl, err := s.keepAlive(one, id)
+	if err == nil && ttl <= 0 {
+		err = rpctypes.ErrLeaseNotFound
+	}
+	return wrap(ctx, fmt.Sprintf("renew lease %x", id), err)
+}
+
+// keepAlive renews once. The client's own KeepAliveOnce tries again without a pause while the server is away, a whole core's work
+// for as long as an outage lasts; so over the network one stream is opened and one message sent. A client of a server in
+// this process has no connection, and its calls wait inside the server.
+func (s *Store) keepAlive(ctx context.Context, id kv.LeaseID) (ttl int64, err error) {
+	if s.c.ActiveConnection() == nil {
+		res, err := s.c.KeepAliveOnce(ctx, clientv3.LeaseID(id))
+		if err != nil {
+			return 0, err
+		}
+		return res.TTL, nil
+	}
+	ctx, cancel := context.WithCancel(ctx) // frees the stream
+	defer cancel()
+	stream, err := clientv3.RetryLeaseClient(s.c).LeaseKeepAlive(ctx)
+	if err != nil {
+		return 0, rpctypes.Error(err)
+	}
+	if err := stream.Send(&etcdserverpb.LeaseKeepAliveRequest{ID: int64(id)}); err != nil {
+		return 0, rpctypes.Error(err)
+	}
+	res, err := stream.Recv()
+	if err != nil {
+		return 0, rpctypes.Error(err)
+	}
+	return res.TTL, nil
+}
+
+// Revoke implements kv.Store.
+func (s *Store) Revoke(ctx context.Context, id kv.LeaseID) error {
+	one, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	_, err := s.c.Revoke(one, clientv3.LeaseID(id))
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		return nil
+	}
+	return wrap(ctx, fmt.Sprintf("revoke lease %x", id), err)
+}
+
+// wrap turns an error of etcd's client into kv's. ctx is the caller's: its cancellation is passed on as it is, while a deadline,
+// the caller's or ours, means that the store did not answer in time.
+func wrap(ctx context.Context, what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return fmt.Errorf("%s: %w", what, ctx.Err())
+	}
+	if kind := kindOf(err); kind != nil {
+		return fmt.Errorf("%s: %w: %w", what, kind, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// kindOf returns the kv error that err is, nil if none.
+func kindOf(err error) error {
+	code := status.Code(err)
+	var known rpctypes.EtcdError
+	if errors.As(err, &known) {
+		code = known.Code()
+	}
+	switch {
+	case errors.Is(err, rpctypes.ErrCompacted):
+		return kv.ErrCompacted
+	case errors.Is(err, rpctypes.ErrLeaseNotFound):
+		return kv.ErrLeaseGone
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return kv.ErrNoSpace
+	case errors.Is(err, rpctypes.ErrRequestTooLarge), errors.Is(err, rpctypes.ErrTooManyOps),
+		// gRPC's own limits, which it tells apart by text only.
+		code == codes.ResourceExhausted && strings.Contains(err.Error(), "larger than max"):
+		return kv.ErrTooLarge
+	case errors.Is(err, rpctypes.ErrTooManyRequests), // the server has more to apply than it can keep up with
+		errors.Is(err, rpctypes.ErrNotLeader),
+		errors.Is(rpctypes.Error(err), rpctypes.Error(rpctypes.ErrGRPCNotSupportedForLearner)), // this member does not serve yet
+		// A server without a leader refuses a write at once with raft's error, which has no code.
+		code == codes.Unknown && strings.Contains(err.Error(), "raft proposal dropped"),
+		// Canceled, and not by the caller: the connection or the client was closed.
+		code == codes.Unavailable, code == codes.DeadlineExceeded, code == codes.Canceled,
+		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return kv.ErrUnavailable
+	}
+	return nil
+}
