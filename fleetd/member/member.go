@@ -1,0 +1,277 @@
+package member
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+)
+
+// Config says where the store is and what part this host takes in it.
+type Config struct {
+	// Servers are URLs of an etcd elsewhere. If there are any, there is no member and only Socket of what follows counts.
+	Servers                   []string
+	CAFile, CertFile, KeyFile string // PEM; empty: none
+	Username, Password        string
+
+	Dir    string // all the member's files are under it; made if it is not there
+	Socket string // unix socket of the store for this host
+	Name   string // for people; need not be unique
+	// Net is this host's address for other hosts, or a network it has one address in. The zero Prefix: no port is opened, no
+	// other host can join.
+	Net                  netip.Prefix
+	PeerPort, ClientPort uint16
+	Join                 []string // running hosts, host or host:port of their client port; none: be the first host
+	Size                 int      // most voters: 1, 3 or 5
+}
+
+// Role is what this host is to the store.
+type Role string
+
+const (
+	None     Role = ""         // not settled yet
+	Voter    Role = "voter"    // holds the data and votes
+	Learner  Role = "learner"  // holds the data, does not vote yet; the socket leads to the voters
+	StandBy  Role = "stand-by" // holds nothing; the socket leads to the voters
+	External Role = "external" // etcd_servers; the socket leads there
+)
+
+// Status is how things stand, for logs, the API and systemd's status line.
+type Status struct {
+	Role      Role     `json:"role"`
+	Ready     bool     `json:"ready"`             // the store has answered once
+	Doing     string   `json:"doing,omitempty"`   // what it waits for and why, for people; empty when all is well
+	Cluster   string   `json:"cluster,omitempty"` // etcd's cluster ID, hex
+	ID        string   `json:"id,omitempty"`      // etcd's member ID, hex; voters and learners
+	Leads     bool     `json:"leads,omitempty"`   // is etcd's leader
+	Members   []Info   `json:"members,omitempty"`
+	Endpoints []string `json:"endpoints,omitempty"` // where fleetd's own client goes
+}
+
+// Info is one member as the cluster knows it.
+type Info struct {
+	ID      string   `json:"id"`
+	Name    string   `json:"name"` // empty: added, never started
+	Peers   []string `json:"peers"`
+	Clients []string `json:"clients,omitempty"`
+	Learner bool     `json:"learner,omitempty"`
+}
+
+// Member is this host's store. Make it with New, run it with Run.
+type Member struct {
+	cfg    Config
+	log    *slog.Logger
+	zap    *zap.Logger
+	client *clientv3.Client
+	ready  chan struct{} // closed once the store has answered
+
+	mu      sync.Mutex // guards status, changed
+	status  Status
+	changed chan struct{} // closed at the next change, then made anew
+}
+
+// New checks what can be checked without touching anything, and makes the client. Errors name the setting.
+func New(cfg Config, log *slog.Logger) (*Member, error) {
+	m := &Member{cfg: cfg, log: log, zap: newZap(log), ready: make(chan struct{}), changed: make(chan struct{})}
+	if len(cfg.Servers) == 0 && len(cfg.Join) > 0 && !cfg.Net.IsValid() {
+		return nil, errors.New("join is set but member_ip is not: set member_ip to this host's address that the others reach")
+	}
+	if len(cfg.Servers) == 0 && cfg.Size != 1 && cfg.Size != 3 && cfg.Size != 5 {
+		return nil, fmt.Errorf("cluster_size = %d: use 1, 3 or 5", cfg.Size)
+	}
+	if strings.ContainsAny(cfg.Name, ",=") {
+		return nil, fmt.Errorf("name = %q: use a name without comma and equals sign", cfg.Name)
+	}
+	if m.cfg.Name == "" {
+		m.cfg.Name = "fleet"
+	}
+	eps := cfg.Servers
+	if len(eps) == 0 {
+		eps = []string{m.socketURL()}
+	}
+	var err error
+	m.client, err = m.dial(eps)
+	return m, err
+}
+
+// Client is the one client that fleetd uses for as long as it runs. It may be used at once; until Ready, and in an outage,
+// calls fail as unavailable. Its endpoints follow the role.
+func (m *Member) Client() *clientv3.Client { return m.client }
+
+// Ready is closed once the store has answered for the first time.
+func (m *Member) Ready() <-chan struct{} { return m.ready }
+
+// Status says how things stand. It is safe to call at any time.
+func (m *Member) Status() Status {
+	s, _ := m.Watch()
+	return s
+}
+
+// Watch is Status with a channel that is closed when it has changed.
+func (m *Member) Watch() (Status, <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.status
+	s.Endpoints = slices.Clone(m.client.Endpoints())
+	return s, m.changed
+}
+
+// update changes the status; change must replace slices, not write into them.
+func (m *Member) update(change func(*Status)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	old := m.status
+	change(&m.status)
+	if !reflect.DeepEqual(old, m.status) {
+		close(m.changed)
+		m.changed = make(chan struct{})
+	}
+}
+
+// doing notes what is waited for and logs it when it is new.
+func (m *Member) doing(what string, err error) {
+	text := what
+	if err != nil {
+		text += ": " + err.Error()
+	}
+	changed := false
+	m.update(func(s *Status) { changed = s.Doing != text; s.Doing = text })
+	switch {
+	case !changed || what == "":
+	case err != nil:
+		m.log.Warn("store not ready", "reason", what, "err", err)
+	default:
+		m.log.Info("store not ready", "reason", what)
+	}
+}
+
+// Run serves the store until ctx ends, then stops cleanly: if this host leads, another voter leads before it is gone. An
+// error is one that waiting will not cure (port taken, directory not writable, removed from the cluster, data of another
+// cluster); it says what to do. What may pass (no answer, no quorum) is waited for, see Status.
+func (m *Member) Run(ctx context.Context) error {
+	defer m.client.Close()
+	if len(m.cfg.Servers) > 0 {
+		return m.external(ctx)
+	}
+	return m.embedded(ctx)
+}
+
+// external offers the socket and waits for the store to answer.
+func (m *Member) external(ctx context.Context) error {
+	m.update(func(s *Status) { s.Role = External })
+	d, err := openDoor(m.cfg.Socket, netip.AddrPort{})
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	p, err := m.newProxy(m.cfg.Servers)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	d.serve(p.server)
+	if m.untilReady(ctx, "waiting for etcd at etcd_servers") {
+		<-ctx.Done()
+	}
+	return nil
+}
+
+// untilReady asks the store until it answers; false if ctx ended first.
+func (m *Member) untilReady(ctx context.Context, what string) bool {
+	for try := 0; ; try++ {
+		err := m.ask(ctx)
+		if err == nil {
+			m.doing("", nil)
+			first := false
+			m.update(func(s *Status) { first = !s.Ready; s.Ready = true })
+			if first {
+				close(m.ready)
+			}
+			return true
+		}
+		m.doing(what, explain(err))
+		if !pause(ctx, wait(try)) {
+			return false
+		}
+	}
+}
+
+// ask makes one linearizable read, which only a store with a quorum answers.
+func (m *Member) ask(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	resp, err := m.client.Get(ctx, "/", clientv3.WithCountOnly())
+	if err != nil {
+		return err
+	}
+	m.update(func(s *Status) { s.Cluster = hex(resp.Header.ClusterId) })
+	return nil
+}
+
+func (m *Member) socketURL() string { return "unix://" + m.cfg.Socket }
+
+// dial makes a client that connects when it is first used.
+func (m *Member) dial(endpoints []string, opts ...grpc.DialOption) (*clientv3.Client, error) {
+	c := clientv3.Config{
+		Endpoints: endpoints,
+		Logger:    m.zap.Named("client"),
+		// A host that died without a word is noticed after 8 s by the pings; the server refuses more frequent ones.
+		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
+		DialOptions: append(opts, grpc.WithConnectParams(grpc.ConnectParams{
+			// gRPC waits up to two minutes between attempts; a store that is back shall be found in moments.
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
+			MinConnectTimeout: 3 * time.Second,
+		})),
+	}
+	if len(m.cfg.Servers) > 0 {
+		if m.cfg.CAFile != "" || m.cfg.CertFile != "" {
+			info := transport.TLSInfo{TrustedCAFile: m.cfg.CAFile, CertFile: m.cfg.CertFile, KeyFile: m.cfg.KeyFile}
+			t, err := info.ClientConfig()
+			if err != nil {
+				return nil, fmt.Errorf("read etcd_cafile, etcd_certfile, etcd_keyfile: %w", err)
+			}
+			c.TLS = t
+		}
+	}
+	if len(m.cfg.Servers) == 0 || m.cfg.Username == "" {
+		return clientv3.New(c)
+	}
+	// With a user the library logs in before it returns, and fails if the store is down. Given a token that no server knows
+	// it logs in when the first call is refused instead, as it does whenever a token has run out.
+	c.Token = "none yet"
+	client, err := clientv3.New(c)
+	if err != nil {
+		return nil, err
+	}
+	client.Token, client.Username, client.Password = "", m.cfg.Username, m.cfg.Password
+	return client, nil
+}
+
+// wait is the back-off before try number n (from 0) is repeated: 200 ms doubling to 5 s.
+func wait(n int) time.Duration { return min(200*time.Millisecond<<min(n, 10), 5*time.Second) }
+
+// pause returns false if ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+func hex(id uint64) string { return fmt.Sprintf("%x", id) }

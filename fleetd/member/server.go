@@ -1,0 +1,101 @@
+package member
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+)
+
+// nowhere is the peer address of a host that no other can reach. etcd wants one; nothing listens on it. It is replaced in
+// the list of members by the first start with member_ip, before another host can see it.
+const nowhere = "http://127.0.0.1:2380"
+
+// maxLearners must be the same on all hosts whatever their cluster_size, since each member checks the list against its own.
+// It is room for the most voters less the first.
+const maxLearners = 4
+
+// start starts etcd: with its log if there is one, else with initial as it is in a cluster that exists, else as the first.
+func (m *Member) start(initial string, self netip.AddrPort) (*embed.Etcd, error) {
+	c := embed.NewConfig()
+	c.Name = m.cfg.Name
+	c.Dir = etcdDir(m.cfg.Dir)
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(m.zap)
+	// Clients come in by our own door, which leads to the voters while this member cannot serve them. etcd's HTTP side goes
+	// with its listeners.
+	c.ListenClientUrls, c.AdvertiseClientUrls, c.ListenPeerUrls = nil, nil, nil
+	c.EnableGRPCGateway = false
+	own := nowhere
+	if self.IsValid() {
+		own = "http://" + self.String()
+		c.ListenPeerUrls = []url.URL{{Scheme: "http", Host: self.String()}}
+		client := netip.AddrPortFrom(self.Addr(), m.cfg.ClientPort)
+		c.AdvertiseClientUrls = []url.URL{{Scheme: "http", Host: client.String()}}
+	}
+	u, err := url.Parse(own)
+	if err != nil {
+		return nil, err
+	}
+	c.AdvertisePeerUrls = []url.URL{*u}
+	if initial != "" {
+		c.ClusterState = embed.ClusterStateFlagExisting
+		c.InitialCluster = initial
+	} else {
+		c.InitialCluster = c.Name + "=" + own
+		// The cluster's ID is made of addresses and this word. Without it all first hosts would make the same cluster, and a host
+		// of one would be taken for a member of another.
+		c.InitialClusterToken = rand.Text()
+	}
+	c.MaxLearners = maxLearners
+	c.MaxTxnOps = 1024 // users' programs; we keep to kv.MaxOps, which an etcd elsewhere has
+	c.QuotaBackendBytes = 2 << 30
+	c.BootstrapDefragThresholdMegabytes = 128
+	// An hour of history is more than any watch is behind; one that is must read anew anyway.
+	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, "1h"
+	// etcd's own users need tokens; access here is by the socket's mode, later by certificates.
+	c.AuthToken = ""
+	e, err := embed.StartEtcd(c)
+	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "listen" {
+		return nil, permanent{portError("peer_port", self.String(), op.Err)}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("start the member: %w", err)
+	}
+	return e, nil
+}
+
+// permanent is an error that waiting will not cure.
+type permanent struct{ error }
+
+func (p permanent) Unwrap() error { return p.error }
+
+// newServer serves the member itself, as etcd does on its own listeners.
+func newServer(s *etcdserver.EtcdServer) *grpc.Server {
+	g := v3rpc.Server(s, nil, nil, serverOptions()...)
+	c := v3client.New(s)
+	v3electionpb.RegisterElectionServer(g, v3election.NewElectionServer(c))
+	v3lockpb.RegisterLockServer(g, v3lock.NewLockServer(c))
+	return g
+}
+
+// serverOptions let clients ping as often as ours do, and notice clients that are gone.
+func serverOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 2 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+	}
+}

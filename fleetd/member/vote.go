@@ -1,0 +1,365 @@
+package member
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
+)
+
+// embedded brings the member up as what it is or shall be, and serves until ctx ends.
+func (m *Member) embedded(ctx context.Context) error {
+	release, err := claimDir(m.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer release()
+	st, err := loadState(m.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	addr, ok := m.address(ctx)
+	if !ok {
+		return nil
+	}
+	var self, client netip.AddrPort
+	if addr.IsValid() {
+		self, client = netip.AddrPortFrom(addr, m.cfg.PeerPort), netip.AddrPortFrom(addr, m.cfg.ClientPort)
+	}
+	d, err := openDoor(m.cfg.Socket, client)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+
+	for try := 0; ; try++ {
+		var s seat
+		if !hasLog(m.cfg.Dir) {
+			remembered := m.others(nil, st.Hosts, self)
+			if len(remembered) == 0 {
+				st.Cluster = "" // if there was one it was ours alone, and its data is gone
+			}
+			if len(m.cfg.Join) > 0 || len(remembered) > 0 {
+				if s, ok = m.join(ctx, &st, self); !ok {
+					return nil
+				}
+			}
+		}
+		if s.standBy {
+			return m.standBy(ctx, &st, s, d)
+		}
+		e, err := m.start(s.initial, self)
+		if err == nil {
+			return m.serve(ctx, e, &st, self, d)
+		}
+		if s.initial == "" || errors.As(err, new(permanent)) {
+			return err
+		}
+		// Another host was added between our look at the list and the start, or the voters are away: look again.
+		m.doing("joining", err)
+		if !pause(ctx, wait(try)) {
+			return nil
+		}
+	}
+}
+
+// address finds this host's address in the network of the configuration, waiting for it to appear; the zero Addr if none is
+// set. ok=false: ctx ended first.
+func (m *Member) address(ctx context.Context) (a netip.Addr, ok bool) {
+	if !m.cfg.Net.IsValid() || m.cfg.Net.IsSingleIP() {
+		return m.cfg.Net.Addr(), true
+	}
+	for try := 0; ; try++ {
+		addrs, err := net.InterfaceAddrs()
+		if err == nil {
+			if a, ok := pickAddress(m.cfg.Net, addrs); ok {
+				return a, true
+			}
+			err = fmt.Errorf("this host has no address in %s: correct member_ip, or the network", m.cfg.Net)
+		}
+		m.doing("finding this host's address", err)
+		if !pause(ctx, wait(try)) {
+			return netip.Addr{}, false
+		}
+	}
+}
+
+// pickAddress takes the lowest of several, so that it is the same after a restart.
+func pickAddress(in netip.Prefix, addrs []net.Addr) (netip.Addr, bool) {
+	var best netip.Addr
+	for _, a := range addrs {
+		p, err := netip.ParsePrefix(a.String())
+		if err == nil && in.Contains(p.Addr().Unmap()) && (!best.IsValid() || p.Addr().Unmap().Less(best)) {
+			best = p.Addr().Unmap()
+		}
+	}
+	return best, best.IsValid()
+}
+
+// voting is a started member and what is around it.
+type voting struct {
+	m     *Member
+	e     *embed.Etcd
+	st    *state
+	self  netip.AddrPort
+	door  *door
+	proxy *proxy // while a learner
+}
+
+// serve runs a started member until ctx ends or etcd does.
+func (m *Member) serve(ctx context.Context, e *embed.Etcd, st *state, self netip.AddrPort, d *door) error {
+	v := &voting{m: m, e: e, st: st, self: self, door: d}
+	// Close moves the leadership to another voter before it stops.
+	defer e.Close()
+	defer d.close() // clients first: a member that stops serves nobody
+	defer func() {
+		if v.proxy != nil {
+			v.proxy.close()
+		}
+	}()
+	id, cluster := uint64(e.Server.MemberID()), uint64(e.Server.Cluster().ID())
+	m.update(func(s *Status) { s.ID, s.Cluster = hex(id), hex(cluster) })
+	if n := len(e.Server.Cluster().Members()); n > 1 && !self.IsValid() {
+		return fmt.Errorf("this host is one of %d members but member_ip is not set: set it to the address that the others reach", n)
+	}
+	elsewhere := make(chan error, 1)
+	ask, stopAsking := context.WithCancel(ctx)
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		if err := m.elsewhere(ask, cluster, self); err != nil {
+			elsewhere <- err
+		}
+	}()
+	defer func() { stopAsking(); <-asked }()
+
+	tick := time.NewTicker(turnEvery)
+	defer tick.Stop()
+	ready := e.Server.ReadyNotify()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-elsewhere:
+			return err
+		case <-e.Server.StopNotify():
+			return m.whyStopped(ctx, e, st)
+		case <-ready:
+			ready = nil
+		case <-tick.C:
+		}
+		if ready != nil { // it has not written its own name yet, which takes a quorum
+			m.doing("waiting for a quorum of "+strings.Join(peerHosts(v.list()), ", "), nil)
+			continue
+		}
+		if err := v.turn(ctx); err != nil && ctx.Err() == nil {
+			m.doing("keeping the members", explain(err))
+		}
+	}
+}
+
+// turnEvery is how often a member looks at the list, which it holds itself, for what there is to do.
+const turnEvery = 500 * time.Millisecond
+
+// turn sees to it that the door leads where it should, and, at the leader, that learners become voters.
+func (v *voting) turn(ctx context.Context) error {
+	list := v.list()
+	if err := v.tellAddress(ctx, list); err != nil {
+		return err
+	}
+	leads := v.e.Server.Leader() == v.e.Server.MemberID()
+	if err := v.takeRole(ctx, list); err != nil {
+		return err
+	}
+	v.m.update(func(s *Status) { s.Leads = leads })
+	var err error
+	if leads {
+		err = v.promote(ctx, list)
+	}
+	v.m.follow(v.st, v.proxy, list, uint64(v.e.Server.Cluster().ID()))
+	if err == nil {
+		v.m.doing("", nil)
+	}
+	return err
+}
+
+func (v *voting) list() []*pb.Member {
+	var out []*pb.Member
+	for _, mb := range v.e.Server.Cluster().Members() {
+		out = append(out, &pb.Member{ID: uint64(mb.ID), Name: mb.Name, PeerURLs: mb.PeerURLs, ClientURLs: mb.ClientURLs, IsLearner: mb.IsLearner})
+	}
+	return out
+}
+
+// tellAddress corrects this member's address in the list: it may have had none at first, or have another now.
+func (v *voting) tellAddress(ctx context.Context, list []*pb.Member) error {
+	if !v.self.IsValid() {
+		return nil
+	}
+	id, want := v.e.Server.MemberID(), []string{"http://" + v.self.String()}
+	for _, mb := range list {
+		if mb.ID != uint64(id) || slices.Equal(mb.PeerURLs, want) {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		_, err := v.e.Server.UpdateMember(ctx, membership.Member{ID: id, RaftAttributes: membership.RaftAttributes{PeerURLs: want}})
+		if err != nil {
+			return fmt.Errorf("tell the members the address %s: %w", v.self, err)
+		}
+		v.m.log.Info("address of this member changed", "old", mb.PeerURLs, "new", want)
+	}
+	return nil
+}
+
+// takeRole makes the door and the client fit what this member is. etcd refuses nearly everything on a learner, so its
+// clients are led to the voters until it is one.
+func (v *voting) takeRole(ctx context.Context, list []*pb.Member) error {
+	role, m := Voter, v.m
+	if v.e.Server.IsLearner() {
+		role = Learner
+	}
+	if m.Status().Role != role {
+		old := v.proxy
+		if role == Learner {
+			hosts := voterHosts(list)
+			p, err := m.newProxy(urls(hosts))
+			if err != nil {
+				return err
+			}
+			v.proxy = p
+			m.client.SetEndpoints(urls(hosts)...)
+			v.door.serve(p.server)
+		} else {
+			v.proxy = nil
+			v.door.serve(newServer(v.e.Server))
+			m.client.SetEndpoints(m.socketURL())
+		}
+		if old != nil {
+			old.close()
+		}
+		m.update(func(s *Status) { s.Role = role })
+		m.log.Info("store runs", "role", string(role), "cluster", v.e.Server.Cluster().ID().String(), "members", len(list))
+	}
+	if m.Status().Ready {
+		return nil
+	}
+	if !m.untilReady(ctx, "waiting for the store's first answer") {
+		return ctx.Err()
+	}
+	return nil
+}
+
+// promote makes voters of learners as planPromotions says, one after the other.
+func (v *voting) promote(ctx context.Context, list []*pb.Member) error {
+	peers := make([]peer, len(list))
+	for i, mb := range list {
+		peers[i] = peer{ID: mb.ID, Learner: mb.IsLearner, Started: mb.Name != "", Alive: true}
+	}
+	if len(planPromotions(peers, v.m.cfg.Size)) == 0 {
+		return nil // nothing to do even if all were alive: do not ask
+	}
+	for i, mb := range list {
+		peers[i].Alive = !mb.IsLearner || alive(ctx, mb.PeerURLs)
+	}
+	for _, id := range planPromotions(peers, v.m.cfg.Size) {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		_, err := v.e.Server.PromoteMember(ctx, id)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("make member %x a voter: %w", id, err)
+		}
+		v.m.log.Info("member votes from now on", "id", hex(id))
+	}
+	return nil
+}
+
+// alive asks a member by the port that its votes would come through.
+func alive(ctx context.Context, peerURLs []string) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for _, u := range peerURLs {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u+"/version", nil)
+		if err != nil {
+			continue
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			continue
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode == http.StatusOK {
+			return true
+		}
+	}
+	return false
+}
+
+// elsewhere asks the hosts of join=, if they answer at once, whether they are of this member's cluster.
+func (m *Member) elsewhere(ctx context.Context, cluster uint64, self netip.AddrPort) error {
+	for _, host := range m.others(m.cfg.Join, nil, self) {
+		if reach(ctx, host) != nil {
+			continue
+		}
+		c, err := m.dial(urls([]string{host}))
+		if err != nil {
+			continue
+		}
+		_, id, err := memberList(ctx, c)
+		c.Close()
+		if err == nil && id != cluster {
+			return fmt.Errorf("the data in %s is of cluster %x, but %s (join) is of cluster %x: "+
+				"to join that one and give up what this host holds, stop fleetd, remove the directory and start fleetd; to stay, take join out",
+				etcdDir(m.cfg.Dir), cluster, host, id)
+		}
+	}
+	return nil
+}
+
+// whyStopped says why etcd ended by itself. It does so only when the other members have removed it.
+func (m *Member) whyStopped(ctx context.Context, e *embed.Etcd, st *state) error {
+	removed := e.Server.IsIDRemoved(uint64(e.Server.MemberID()))
+	for _, host := range st.Hosts {
+		if removed {
+			break
+		}
+		if reach(ctx, host) != nil {
+			continue
+		}
+		c, err := m.dial(urls([]string{host}))
+		if err != nil {
+			continue
+		}
+		list, id, err := memberList(ctx, c)
+		c.Close()
+		removed = err == nil && id == uint64(e.Server.Cluster().ID()) &&
+			!slices.ContainsFunc(list, func(mb *pb.Member) bool { return mb.ID == uint64(e.Server.MemberID()) })
+	}
+	if removed {
+		return fmt.Errorf("this host's member %s was removed from the cluster: to join it again as a new one, remove %s and start fleetd",
+			e.Server.MemberID(), etcdDir(m.cfg.Dir))
+	}
+	return errors.New("etcd ended by itself: its messages before this one say why")
+}
+
+func peerHosts(list []*pb.Member) []string {
+	var out []string
+	for _, mb := range list {
+		if !mb.IsLearner {
+			out = append(out, mb.PeerURLs...)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
