@@ -27,8 +27,9 @@ type Server struct {
 	Client *clientv3.Client // over the socket; it lives on across restarts
 	Store  *etcd.Store      // over Client
 
-	t   testing.TB
-	dir string
+	t     testing.TB
+	dir   string
+	proxy *proxy // between Client and the member
 }
 
 // Start runs a member until the test ends. It does not sync its disk: a test's machine may have a slow one, and no test here
@@ -44,6 +45,7 @@ func Start(t testing.TB) *Server {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	s.run()
 	t.Cleanup(func() { s.Etcd.Close() })
+	s.proxy = newProxy(t, s.socket("client"), s.socket("member"))
 	s.Client, err = clientv3.New(clientv3.Config{
 		Endpoints: []string{"unix://" + s.socket("client")},
 		Logger:    zap.NewNop(),
@@ -67,7 +69,7 @@ func (s *Server) run() {
 	s.t.Helper()
 	cfg := embed.NewConfig()
 	cfg.Dir = s.socket("data")
-	client, peer := url.URL{Scheme: "unix", Path: s.socket("client")}, url.URL{Scheme: "unix", Path: s.socket("peer")}
+	client, peer := url.URL{Scheme: "unix", Path: s.socket("member")}, url.URL{Scheme: "unix", Path: s.socket("peer")}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
@@ -88,14 +90,16 @@ func (s *Server) run() {
 	s.Etcd = e
 }
 
-// Stop stops the member; Start it again with Restart.
-func (s *Server) Stop() { s.Etcd.Close() }
+// Cut breaks the client's connections; with down it cannot make new ones, until Cut(false) or Restart.
+func (s *Server) Cut(down bool) { s.proxy.cut(down) }
 
 // Restart stops the member and starts it again on the same data. It returns when the client is through to it.
 func (s *Server) Restart() {
 	s.t.Helper()
+	s.Cut(true)
 	s.Etcd.Close()
 	s.run()
+	s.Cut(false)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for {
