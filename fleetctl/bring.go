@@ -91,7 +91,7 @@ func (a *app) planOne(ctx context.Context, f *finder, w word, v verb) (change, e
 	if err != nil {
 		return change{}, err
 	}
-	c := change{goal: goal{name: name, hash: stored.Hash, global: stored.Global, base: statesOf(f.world, name)}}
+	c := change{goal: goal{name: name, hash: stored.Hash, global: stored.Global, rev: stored.Rev, base: statesOf(f.world, name)}}
 	switch {
 	case file != nil:
 		c.set = &api.Unit{Name: name, Options: file.Options, DesiredState: string(v.target)}
@@ -149,13 +149,13 @@ func commandFor(state string) string {
 func (a *app) carryOut(ctx context.Context, w *watcher, changes []change, v verb) int {
 	code := exitOK
 	var goals []*goal
-	rev, refused, err := a.send(ctx, changes)
+	refused, err := a.send(ctx, changes)
 	if err != nil {
 		return a.refused(v.doing, err)
 	}
-	for i, c := range changes {
+	for i := range changes {
+		c := &changes[i]
 		c.goal.changed = c.set != nil
-		c.goal.rev = rev
 		switch {
 		case refused[i] != nil:
 			code = a.refused(v.doing, refused[i])
@@ -186,8 +186,9 @@ func (a *app) triggered(g goal) {
 	}
 }
 
-// send makes one request of all changes. It returns the revision they are visible at and the refusals by index.
-func (a *app) send(ctx context.Context, changes []change) (rev int64, refused map[int]error, err error) {
+// send makes one request of all changes. It notes in each goal the revision its change is visible at, and returns the refusals by
+// index.
+func (a *app) send(ctx context.Context, changes []change) (refused map[int]error, err error) {
 	var b api.Batch
 	var at []int
 	for i, c := range changes {
@@ -196,17 +197,18 @@ func (a *app) send(ctx context.Context, changes []change) (rev int64, refused ma
 		}
 	}
 	if len(b.Set) == 0 {
-		return 0, nil, nil
+		return nil, nil
 	}
 	res, err := a.client.Batch(ctx, b)
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	refused = map[int]error{}
 	for i, r := range res.Results {
+		changes[at[i]].goal.rev = r.Rev
 		if r.Err != nil {
 			refused[at[i]] = r.Err
 		}
 	}
-	return res.Rev, refused, nil
+	return refused, nil
 }

@@ -94,11 +94,14 @@ func columnNames[T any](columns []column[T]) string {
 	return strings.Join(names, ", ")
 }
 
-// printJSON prints entities of the API.
-func (a *app) printJSON(v any) int {
+// printJSON prints a list of the API's entities.
+func printJSON[T any](a *app, list []T) int {
+	if list == nil {
+		list = []T{} // a list, also for programs: not null
+	}
 	enc := json.NewEncoder(a.out)
 	enc.SetIndent("", "  ")
-	if err := enc.Encode(v); err != nil {
+	if err := enc.Encode(list); err != nil {
 		return a.fail("Error writing output: %v", err)
 	}
 	return exitOK

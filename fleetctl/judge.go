@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/fleet-init/fleet/internal/api"
 	"github.com/fleet-init/fleet/internal/fleet"
 )
@@ -17,7 +15,7 @@ type goal struct {
 	global  bool
 	gone    bool                     // destroy: no target, no trace
 	changed bool                     // this command wrote it; else it was as wished before
-	rev     int64                    // revision at which what this command wrote is visible; 0: it wrote nothing
+	rev     int64                    // of the unit's record as it was found, or as this command wrote it
 	base    map[string]api.UnitState // by machine, as they were before
 }
 
@@ -25,7 +23,8 @@ type goal struct {
 type verdict struct {
 	kind    kind
 	machine string // where, if it concerns one
-	why     string // failed: for the user, after the unit's name
+	what    string // failed: the verb after the unit's name, "could not start"
+	why     string // failed: the reason, if more is known
 	// settle: what is seen may still be of the time before the change. It counts once it has stayed so for a while.
 	settle bool
 }
@@ -51,10 +50,10 @@ func judge(w *api.World, g *goal) verdict {
 	case !known && g.rev > w.Rev:
 		return verdict{kind: waiting}
 	case !known:
-		return verdict{kind: failed, why: "was destroyed meanwhile"}
+		return verdict{kind: failed, what: "was destroyed meanwhile"}
 	case u.DesiredState != string(g.target) || g.hash != "" && u.Hash != g.hash:
 		if g.rev > 0 && u.Rev > g.rev {
-			return verdict{kind: failed, why: "was changed by someone else meanwhile: its target state is " + u.DesiredState}
+			return verdict{kind: failed, what: "was changed by someone else meanwhile", why: "its target state is " + u.DesiredState}
 		}
 		return verdict{kind: waiting}
 	case g.target == fleet.Inactive:
@@ -110,13 +109,13 @@ func judgeOne(u api.Unit, g *goal, machine string, states map[string]api.UnitSta
 	case !reported:
 		return verdict{kind: waiting}
 	case s.Reason != "":
-		return verdict{kind: failed, why: fmt.Sprintf("could not %s: %s", g.verb, s.Reason), settle: g.changed && before && base.Reason == s.Reason}
+		return verdict{kind: failed, what: "could not " + g.verb, why: s.Reason, settle: g.changed && before && base.Reason == s.Reason}
 	case g.verb == "stop":
 		return judgeStopped(s, base.Launched && same)
 	case s.Hash != u.Hash:
 		return verdict{kind: waiting} // still the old text
 	case s.SystemdLoadState == "error" || s.SystemdLoadState == "bad-setting" || s.SystemdLoadState == "masked":
-		return verdict{kind: failed, why: "cannot be loaded: systemd says " + s.SystemdLoadState}
+		return verdict{kind: failed, what: "cannot be loaded", why: "systemd says " + s.SystemdLoadState}
 	case s.SystemdLoadState != "loaded":
 		return verdict{kind: waiting}
 	case g.target == fleet.Loaded:
@@ -151,12 +150,12 @@ func judgeActive(s api.UnitState, old bool) verdict {
 	case "active", "reloading", "refreshing":
 		return verdict{kind: done}
 	case "failed":
-		return verdict{kind: failed, why: "failed: systemd says " + saysSystemd(s), settle: old}
+		return verdict{kind: failed, what: "failed", why: "systemd says " + saysSystemd(s), settle: old}
 	case "inactive":
 		if s.Result == "" || s.Result == "success" {
 			return verdict{kind: done, settle: old}
 		}
-		return verdict{kind: failed, why: "ended: systemd says " + saysSystemd(s), settle: old}
+		return verdict{kind: failed, what: "ended", why: "systemd says " + saysSystemd(s), settle: old}
 	}
 	return verdict{kind: waiting}
 }

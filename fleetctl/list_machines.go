@@ -15,7 +15,7 @@ func listMachines(ctx context.Context, a *app, _ []string) int {
 		return a.refused("Error retrieving list of active machines", err)
 	}
 	if a.opts.json {
-		return a.printJSON(machines)
+		return printJSON(a, machines)
 	}
 	return table(a, []column[api.Machine]{
 		{"machine", func(m api.Machine) string { return shortID(m.ID, a.opts.full) }},

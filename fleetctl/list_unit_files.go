@@ -13,7 +13,7 @@ func listUnitFiles(ctx context.Context, a *app, _ []string) int {
 		return a.refused("Error retrieving list of repository units", err)
 	}
 	if a.opts.json {
-		return a.printJSON(units)
+		return printJSON(a, units)
 	}
 	known := byID(machines)
 	target := func(u api.Unit) string {

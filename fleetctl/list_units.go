@@ -12,7 +12,7 @@ func listUnits(ctx context.Context, a *app, _ []string) int {
 		return a.refused("Error retrieving list of units", err)
 	}
 	if a.opts.json {
-		return a.printJSON(states)
+		return printJSON(a, states)
 	}
 	known := byID(machines)
 	return table(a, []column[api.UnitState]{

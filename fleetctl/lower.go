@@ -66,7 +66,8 @@ func (a *app) lower(ctx context.Context, args []string, v verb, past string) int
 
 func lowered(world *api.World, name unit.Name, v verb, stored api.Unit) change {
 	c := change{goal: goal{
-		name: string(name), verb: v.name, doing: v.doing, target: v.target, global: stored.Global, base: statesOf(world, string(name)),
+		name: string(name), verb: v.name, doing: v.doing, target: v.target, global: stored.Global,
+		rev: stored.Rev, base: statesOf(world, string(name)),
 	}}
 	if stored.DesiredState != string(v.target) {
 		c.set = &api.Unit{Name: string(name), DesiredState: string(v.target)}
@@ -76,18 +77,19 @@ func lowered(world *api.World, name unit.Name, v verb, stored api.Unit) change {
 
 // carryDown sends the changes and waits until the units are down.
 func (a *app) carryDown(ctx context.Context, w *watcher, changes []change, v verb) int {
-	rev, refused, err := a.send(ctx, changes)
+	refused, err := a.send(ctx, changes)
 	if err != nil {
 		return a.refused(v.doing, err)
 	}
 	code := exitOK
 	var goals []*goal
-	for i, c := range changes {
+	for i := range changes {
+		c := &changes[i]
 		if refused[i] != nil {
 			code = a.refused(v.doing, refused[i])
 			continue
 		}
-		c.goal.changed, c.goal.rev = c.set != nil, rev
+		c.goal.changed = c.set != nil
 		if c.goal.changed {
 			a.triggered(c.goal)
 		}

@@ -50,6 +50,11 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 func (a *app) run(ctx context.Context, args, env []string) int {
 	words, err := a.parse(args, env)
 	if err != nil {
+		for _, arg := range args {
+			if cmd, ferr := find(commands(), arg); ferr == nil {
+				return a.usage(err, cmd.name)
+			}
+		}
 		return a.usage(err, "")
 	}
 	switch {

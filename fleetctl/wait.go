@@ -20,6 +20,8 @@ const (
 	settleFor  = time.Second      // how long a state of before the change must stay to count
 	lostFor    = 30 * time.Second // how long a lost watch is tried to be opened again
 	maxNames   = 2000             // in one question; with more units all are asked about
+
+	maxRefusals = 40 // printed for one unit: a screen full
 )
 
 // wait is one wait for many goals.
@@ -146,11 +148,14 @@ func (t *wait) finish(p *pending, v verdict) {
 		t.app.reached(t.world, p.goal, v.machine)
 	case failed:
 		t.code = exitFailed
-		where := ""
+		text := v.what
 		if v.machine != "" {
-			where = " (on " + legend(t.world.Machines, v.machine, t.app.opts.full) + ")"
+			text += " on " + legend(t.world.Machines, v.machine, t.app.opts.full)
 		}
-		t.warn("%s: unit %s %s%s", p.doing, p.name, v.why, where)
+		if v.why != "" {
+			text += ": " + v.why
+		}
+		t.warn("%s: unit %s %s", p.doing, p.name, text)
 	default:
 		return
 	}
@@ -175,7 +180,7 @@ func (t *wait) beat(ctx context.Context) {
 	now := time.Now()
 	for _, name := range t.waitingFor() {
 		if p := t.open[name]; !p.settleAt.IsZero() && now.After(p.settleAt) {
-			t.finish(p, verdict{kind: p.seen.kind, machine: p.seen.machine, why: p.seen.why})
+			t.finish(p, verdict{kind: p.seen.kind, machine: p.seen.machine, what: p.seen.what, why: p.seen.why})
 		}
 	}
 	if now.After(t.nextAsk) {
@@ -203,6 +208,7 @@ func (t *wait) ask(ctx context.Context) {
 	if err != nil {
 		return // asked again; if fleetd is gone, the watch ends too
 	}
+	refused := map[string][]string{} // units by the reason they share
 	for _, x := range answers {
 		p := t.open[string(x.Unit)]
 		if p == nil || p.kind != unplaced || x.Placed || x.Machine != "" || len(x.Refusals) == 0 && x.Reason == "" {
@@ -211,12 +217,32 @@ func (t *wait) ask(ctx context.Context) {
 		why := explained(t.world.Machines, x, t.app.opts.full)
 		if p.global {
 			t.warn("Unit %s runs on no machine now, and will on each that fits:%s", p.name, why)
-		} else {
-			t.code = exitFailed
-			t.warn("%s: no machine takes unit %s:%s", p.doing, p.name, why)
-			t.warn("It stays %s and is placed as soon as a machine fits; to take it back: fleetctl unload %s", p.target, p.name)
+			delete(t.open, p.name)
+			continue
 		}
-		delete(t.open, p.name)
+		refused[why] = append(refused[why], p.name)
+	}
+	for _, why := range slices.Sorted(maps.Keys(refused)) {
+		t.nowhere(refused[why], why)
+	}
+}
+
+// nowhere prints that no machine takes the units, and what that means for them.
+func (t *wait) nowhere(names []string, why string) {
+	t.code = exitFailed
+	p := t.open[names[0]]
+	unit, its := "unit ", "Its"
+	if len(names) > 1 {
+		unit, its = fmt.Sprintf("%d units: ", len(names)), "Their"
+	}
+	shown := strings.Join(names[:min(len(names), 5)], " ")
+	if len(names) > 5 {
+		shown += " ..."
+	}
+	t.warn("%s: no machine takes %s%s:%s", p.doing, unit, shown, why)
+	t.warn("%s target state stays %s until a machine fits. To take it back: fleetctl unload %s", its, p.target, shown)
+	for _, name := range names {
+		delete(t.open, name)
 	}
 }
 
@@ -226,7 +252,11 @@ func explained(machines map[fleet.MachineID]api.Machine, x fleet.Explanation, fu
 		return " " + x.Reason
 	}
 	var b strings.Builder
-	for _, r := range x.Refusals {
+	for i, r := range x.Refusals {
+		if i == maxRefusals {
+			fmt.Fprintf(&b, "\n  ... and %d machines more", len(x.Refusals)-i)
+			break
+		}
 		fmt.Fprintf(&b, "\n  %s: %s", legend(machines, string(r.Machine), full), r.Reason)
 	}
 	return b.String()

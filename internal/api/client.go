@@ -195,6 +195,9 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 		if uerr := (*url.Error)(nil); errors.As(err, &uerr) {
 			err = uerr.Err // without the URL: the endpoint is named, and fleet is no host
 		}
+		if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "dial" {
+			err = op.Err // nor the address once more
+		}
 		return nil, &ConnectError{Endpoint: c.shown, Err: cause(ctx, err)}
 	}
 	if resp.StatusCode/100 == 2 {

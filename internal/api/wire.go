@@ -75,7 +75,8 @@ type BatchResult struct {
 // UnitResult says what became of one unit of a Batch. Err is nil when it was done.
 type UnitResult struct {
 	Name    string `json:"name"`
-	Created bool   `json:"created,omitempty"` // new, or replaced with a different text
+	Created bool   `json:"created,omitempty"`  // new, or replaced with a different text
+	Rev     int64  `json:"revision,omitempty"` // of its record, when it was set
 	Err     *Error `json:"error,omitempty"`
 }
 

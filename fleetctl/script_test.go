@@ -1,0 +1,70 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"fleetctl": main})
+}
+
+// The scripts of testdata run fleetctl as a process against a cluster of their own. UPDATE_GOLDEN=1 rewrites the outputs
+// they compare.
+//
+//	machine ID IP [k=v...]  adds a machine
+//	code N fleetctl ...     wants that exit code
+//	usage fleetctl ...      wants the exit code of a usage error
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:           "testdata",
+		UpdateScripts: os.Getenv("UPDATE_GOLDEN") != "",
+		Setup: func(env *testscript.Env) error {
+			// A socket's path may have 107 bytes, and a script's work folder may be longer.
+			dir, err := os.MkdirTemp("", "fleetctl")
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { _ = os.RemoveAll(dir) })
+			c := newCluster(t, filepath.Join(dir, "fleet.sock"))
+			env.Defer(c.stop)
+			env.Setenv("FLEETCTL_ENDPOINT", "unix://"+c.socket)
+			env.Values["cluster"] = c
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"machine": func(ts *testscript.TestScript, _ bool, args []string) {
+				metadata := map[string]string{}
+				for _, kv := range args[2:] {
+					k, v, _ := strings.Cut(kv, "=")
+					metadata[k] = v
+				}
+				ts.Check(ts.Value("cluster").(*cluster).machine(args[0], args[1], metadata))
+			},
+			"code": func(ts *testscript.TestScript, _ bool, args []string) {
+				want, err := strconv.Atoi(args[0])
+				ts.Check(err)
+				wantCode(ts, want, args[1:])
+			},
+			"usage": func(ts *testscript.TestScript, _ bool, args []string) { wantCode(ts, exitUsage, args) },
+		},
+	})
+}
+
+func wantCode(ts *testscript.TestScript, want int, args []string) {
+	err := ts.Exec(args[0], args[1:]...)
+	code := 0
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		code = exit.ExitCode()
+	}
+	if code != want {
+		ts.Fatalf("exit code %d, want %d: %v", code, want, err)
+	}
+}
