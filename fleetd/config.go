@@ -57,7 +57,7 @@ func (c *Config) keys() []conf.Key {
 
 		conf.Strings("etcd_servers", &c.EtcdServers, nil,
 			"URLs of an existing etcd to use instead of the built-in member", checkURL),
-		conf.Duration("etcd_request_timeout", &c.EtcdRequestTimeout, 5*time.Second, 100*time.Millisecond,
+		conf.Duration("etcd_request_timeout", &c.EtcdRequestTimeout, 3*time.Second, 100*time.Millisecond,
 			"how long one request to the store may take"),
 		conf.String("etcd_cafile", &c.EtcdCAFile, "", "CA that signed the certificates of etcd_servers (PEM file)"),
 		conf.String("etcd_certfile", &c.EtcdCertFile, "", "client certificate for etcd_servers (PEM file)"),

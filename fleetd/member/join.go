@@ -155,8 +155,9 @@ func memberList(ctx context.Context, c *clientv3.Client) ([]*pb.Member, uint64, 
 	return r.Members, r.Header.ClusterId, nil
 }
 
-// changeTime is the most one change of the list may take; a loaded cluster needs seconds.
-const changeTime = 10 * time.Second
+// changeTime is the most one change of the list may take. Raft takes one at a time and drops others without an answer, so a
+// longer wait gains nothing: ask again.
+const changeTime = 3 * time.Second
 
 func memberAdd(ctx context.Context, c *clientv3.Client, url string) ([]*pb.Member, error) {
 	ctx, cancel := context.WithTimeout(ctx, changeTime)

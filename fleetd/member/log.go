@@ -12,8 +12,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// etcd is talkative: what it calls info is our debug, and a warning that repeats (a peer is down: every few seconds) is one line
-// in ten minutes.
+// etcd is talkative: a peer that restarts is worth a dozen warnings to it. What an operator would tell a colleague goes
+// through, once in ten minutes each; all else is debug.
 const repeatAfter = 10 * time.Minute
 
 // newZap makes the logger that etcd wants out of ours.
@@ -42,7 +42,8 @@ func (s split) Sync() error                                    { return nil }
 type slogCore struct{ log *slog.Logger }
 
 func (c slogCore) Enabled(l zapcore.Level) bool {
-	return c.log.Enabled(context.Background(), level(l, ""))
+	// Whether a warning is loud depends on its message: Check decides.
+	return l >= zapcore.WarnLevel || c.log.Enabled(context.Background(), slog.LevelDebug)
 }
 
 func (c slogCore) With(f []zapcore.Field) zapcore.Core { return slogCore{c.log.With(attrs(f)...)} }
@@ -55,29 +56,49 @@ func (c slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Chec
 }
 
 func (c slogCore) Write(e zapcore.Entry, f []zapcore.Field) error {
-	c.log.Log(context.Background(), level(e.Level, e.Message), "etcd: "+e.Message, attrs(f)...)
+	l := level(e.Level, e.Message)
+	for _, a := range f {
+		if err, ok := a.Interface.(error); ok && l == slog.LevelWarn && strings.Contains(err.Error(), "context canceled") {
+			l = slog.LevelDebug // it is we who go
+		}
+	}
+	c.log.Log(context.Background(), l, "etcd: "+e.Message, attrs(f)...)
 	return nil
 }
 
 func (c slogCore) Sync() error { return nil }
 
-// level is ours for one of etcd's. Its errors are warnings here, since it goes on after them; what it does not survive is an
-// error. Some warnings tell of nothing but our way to run it.
+// level is ours for one of etcd's messages.
 func level(l zapcore.Level, message string) slog.Level {
+	starts := func(s string) bool { return strings.HasPrefix(message, s) }
 	switch {
 	case l < zapcore.WarnLevel:
 		return slog.LevelDebug
-	case l > zapcore.ErrorLevel:
+	case l > zapcore.ErrorLevel: // it ends the process
 		return slog.LevelError
-	}
-	for _, harmless := range []string{
-		"Running http and grpc server on single port",
-		"retrying of unary invoker failed", // the caller gets the error and says so
-		"simple token is not cryptographically signed",
-	} {
-		if strings.HasPrefix(message, harmless) {
-			return slog.LevelDebug
+	case l == zapcore.WarnLevel:
+		if slices.ContainsFunc([]string{
+			"peer became inactive",
+			"slow fdatasync",
+			"leader failed to send out heartbeat on time",
+			"prober found high clock drift",
+			"message exceeded backend quota",
+			"found data inconsistency",
+			"the local etcd version",
+		}, starts) {
+			return slog.LevelWarn
 		}
+		return slog.LevelDebug
+	}
+	if slices.ContainsFunc([]string{
+		"setting up serving from embedded etcd failed", // the listener was closed: we stop
+		"creating peer listener failed",                // we say so ourselves, with what to do
+		"clientv3/retry_interceptor: getToken failed",  // the caller gets the error
+		"bootstrap failed",                             // likewise
+		"rejecting promote learner",                    // likewise
+		"failed to update storage version",             // tried again until the first snapshot
+	}, starts) {
+		return slog.LevelDebug
 	}
 	return slog.LevelWarn
 }

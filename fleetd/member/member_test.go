@@ -2,12 +2,14 @@ package member
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -179,8 +181,10 @@ func (h *host) put(key, value string) {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), limit)
 	defer cancel()
-	for { // a change of role ends calls under way
-		_, err := h.m.Client().Put(ctx, key, value)
+	for { // a change of role ends calls under way; what was sent to a leader that died is never answered
+		try, done := context.WithTimeout(ctx, 500*time.Millisecond)
+		_, err := h.m.Client().Put(try, key, value)
+		done()
 		if err == nil {
 			return
 		}
@@ -344,6 +348,62 @@ func TestLossOfTheLeaderLeavesTheStoreUsable(t *testing.T) {
 	if err != nil || ttl.TTL <= 0 {
 		t.Errorf("the lease did not survive: %+v, %v", ttl, err)
 	}
+}
+
+// TestMain lets this program be a host of its own, which a test can kill as a power loss would.
+func TestMain(m *testing.M) {
+	text := os.Getenv("MEMBER_TEST_HOST")
+	if text == "" {
+		os.Exit(m.Run())
+	}
+	var cfg Config
+	err := json.Unmarshal([]byte(text), &cfg)
+	if err == nil {
+		var mb *Member
+		if mb, err = New(cfg, slog.New(slog.NewTextHandler(os.Stderr, nil))); err == nil {
+			err = mb.Run(context.Background())
+		}
+	}
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+func TestKilledLeaderComesBack(t *testing.T) {
+	t.Parallel()
+	hosts := newHosts(t, 3)
+	text, err := json.Marshal(hosts[0].cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), "MEMBER_TEST_HOST="+string(text))
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill := sync.OnceFunc(func() { child.Process.Kill(); child.Wait() })
+	t.Cleanup(kill)
+	for _, h := range hosts[1:] {
+		h.start(hosts[0])
+	}
+	for _, h := range hosts[1:] {
+		h.awaitRole(Voter)
+	}
+	lease, err := hosts[1].m.Client().Grant(t.Context(), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hosts[1].put("k", "before")
+	kill()
+	began := time.Now()
+	hosts[1].put("k", "after")
+	ttl, err := hosts[2].m.Client().TimeToLive(t.Context(), lease.ID)
+	if err != nil || ttl.TTL <= 0 {
+		t.Fatalf("the lease did not survive: %+v, %v", ttl, err)
+	}
+	t.Logf("first write %s after the leader was killed; the lease of 10 s then had %d s", time.Since(began).Round(time.Millisecond), ttl.TTL)
+	hosts[0].start()
+	hosts[0].awaitRole(Voter)
+	hosts[0].wantKey("k", "after")
 }
 
 func TestTwoHostsJoinAtOnce(t *testing.T) {

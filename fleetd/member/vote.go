@@ -15,6 +15,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
+	etcderrors "go.etcd.io/etcd/server/v3/etcdserver/errors"
 )
 
 // embedded brings the member up as what it is or shall be, and serves until ctx ends.
@@ -65,8 +66,10 @@ func (m *Member) embedded(ctx context.Context) error {
 		if s.initial == "" || errors.As(err, new(permanent)) {
 			return err
 		}
-		// Another host was added between our look at the list and the start, or the voters are away: look again.
-		m.doing("joining", err)
+		// Another host was added between our look at the list and the start, or the voters are away: look again. What etcd says
+		// of it is a page long.
+		m.log.Debug("member did not start", "err", err)
+		m.doing("joining", errors.New("the list of members changed meanwhile, or its hosts went away"))
 		if !pause(ctx, wait(try)) {
 			return nil
 		}
@@ -119,8 +122,7 @@ type voting struct {
 // serve runs a started member until ctx ends or etcd does.
 func (m *Member) serve(ctx context.Context, e *embed.Etcd, st *state, self netip.AddrPort, d *door) error {
 	v := &voting{m: m, e: e, st: st, self: self, door: d}
-	// Close moves the leadership to another voter before it stops.
-	defer e.Close()
+	defer m.end(e)
 	defer d.close() // clients first: a member that stops serves nobody
 	defer func() {
 		if v.proxy != nil {
@@ -137,7 +139,7 @@ func (m *Member) serve(ctx context.Context, e *embed.Etcd, st *state, self netip
 	asked := make(chan struct{})
 	go func() {
 		defer close(asked)
-		if err := m.elsewhere(ask, cluster, self); err != nil {
+		if err := m.elsewhere(ask, e, self); err != nil {
 			elsewhere <- err
 		}
 	}()
@@ -146,7 +148,7 @@ func (m *Member) serve(ctx context.Context, e *embed.Etcd, st *state, self netip
 	tick := time.NewTicker(turnEvery)
 	defer tick.Stop()
 	ready := e.Server.ReadyNotify()
-	for {
+	for ticks := 0; ; ticks++ {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -159,7 +161,9 @@ func (m *Member) serve(ctx context.Context, e *embed.Etcd, st *state, self netip
 		case <-tick.C:
 		}
 		if ready != nil { // it has not written its own name yet, which takes a quorum
-			m.doing("waiting for a quorum of "+strings.Join(peerHosts(v.list()), ", "), nil)
+			if ticks > 5 { // an election takes a second or two
+				m.doing("waiting for a quorum of "+strings.Join(peerHosts(v.list()), ", "), nil)
+			}
 			continue
 		}
 		if err := v.turn(ctx); err != nil && ctx.Err() == nil {
@@ -273,15 +277,47 @@ func (v *voting) promote(ctx context.Context, list []*pb.Member) error {
 		peers[i].Alive = !mb.IsLearner || alive(ctx, mb.PeerURLs)
 	}
 	for _, id := range planPromotions(peers, v.m.cfg.Size) {
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		_, err := v.e.Server.PromoteMember(ctx, id)
-		cancel()
-		if err != nil {
+		if err := v.promoteOne(ctx, id); err != nil {
 			return fmt.Errorf("make member %x a voter: %w", id, err)
 		}
 		v.m.log.Info("member votes from now on", "id", hex(id))
 	}
 	return nil
+}
+
+// promoteOne tries for a while: a learner may be an entry behind for a moment, and between the first and the second of two
+// promotions there is an even number of voters, which should be short.
+func (v *voting) promoteOne(ctx context.Context, id uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	for {
+		_, err := v.e.Server.PromoteMember(ctx, id)
+		if !errors.Is(err, etcderrors.ErrLearnerNotReady) || !pause(ctx, 20*time.Millisecond) {
+			return err
+		}
+	}
+}
+
+// end stops etcd; if it leads, another voter leads first. etcd's own stop would do that too, but waits 7 s for a host that
+// is stopping as well.
+func (m *Member) end(e *embed.Etcd) {
+	s := e.Server
+	if s.Leader() == s.MemberID() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		for _, mb := range s.Cluster().Members() {
+			if mb.ID == s.MemberID() || mb.IsLearner || !alive(ctx, mb.PeerURLs) {
+				continue
+			}
+			err := s.MoveLeader(ctx, uint64(s.MemberID()), uint64(mb.ID))
+			if err == nil || ctx.Err() != nil {
+				break
+			}
+		}
+		s.HardStop()
+	}
+	e.Close()
+	m.update(func(s *Status) { s.Leads = false })
 }
 
 // alive asks a member by the port that its votes would come through.
@@ -307,7 +343,8 @@ func alive(ctx context.Context, peerURLs []string) bool {
 }
 
 // elsewhere asks the hosts of join=, if they answer at once, whether they are of this member's cluster.
-func (m *Member) elsewhere(ctx context.Context, cluster uint64, self netip.AddrPort) error {
+func (m *Member) elsewhere(ctx context.Context, e *embed.Etcd, self netip.AddrPort) error {
+	cluster := uint64(e.Server.Cluster().ID())
 	for _, host := range m.others(m.cfg.Join, nil, self) {
 		if reach(ctx, host) != nil {
 			continue
@@ -319,6 +356,11 @@ func (m *Member) elsewhere(ctx context.Context, cluster uint64, self netip.AddrP
 		_, id, err := memberList(ctx, c)
 		c.Close()
 		if err == nil && id != cluster {
+			if n := len(e.Server.Cluster().Members()); n > 1 {
+				// The host asked may be the one that is wrong. A member that its cluster needs must not stay away for that.
+				m.log.Warn("a host of join is of another cluster", "host", host, "cluster", hex(id), "own", hex(cluster))
+				continue
+			}
 			return fmt.Errorf("the data in %s is of cluster %x, but %s (join) is of cluster %x: "+
 				"to join that one and give up what this host holds, stop fleetd, remove the directory and start fleetd; to stay, take join out",
 				etcdDir(m.cfg.Dir), cluster, host, id)
