@@ -1,0 +1,260 @@
+package payload
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync/atomic"
+
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
+)
+
+// ErrBase: the running slot's image does not give what the delta was made against. Take the full payload.
+var ErrBase = errors.New("the running image is not the one the delta was made for")
+
+// Target is the slot that is written.
+type Target interface {
+	io.ReaderAt
+	io.WriterAt
+	Sync() error // returns when what was written survives a power cut
+}
+
+// Source delivers pieces of one payload file. It calls take once for each span, in order, with its bytes, which take may keep.
+// When take returns an error that wraps ErrContent the bytes were wrong: the source may try that span from elsewhere; any
+// other error of take ends it and is returned.
+type Source interface {
+	Fetch(ctx context.Context, file string, spans []Span, take func(i int, wire []byte) error) error
+}
+
+// Journal remembers across a crash which frames are on disk. Save replaces what was saved before, whole or not at all. A
+// journal that is lost or of another payload costs time, not correctness.
+type Journal interface {
+	Load() (Mark, error) // the zero Mark when there is none
+	Save(Mark) error
+}
+
+// Mark is the journal's content: a bit for each frame of the payload whose index has this hash.
+type Mark struct {
+	Payload Hash   `json:"payload,omitzero"`
+	Done    []byte `json:"done,omitempty"`
+}
+
+func (m Mark) has(i int) bool { return i/8 < len(m.Done) && m.Done[i/8]&(1<<(i%8)) != 0 }
+
+func (m *Mark) set(i int, done bool) {
+	if done {
+		m.Done[i/8] |= 1 << (i % 8)
+	} else {
+		m.Done[i/8] &^= 1 << (i % 8)
+	}
+}
+
+// Progress is how far a run is.
+type Progress struct {
+	Frames, Done int
+	Wire         int64 // bytes fetched in this run
+}
+
+// Job is one payload to be applied.
+type Job struct {
+	File    string // name for the Source
+	Index   Index
+	Base    io.ReaderAt // the running slot's image; nil is fine for a full payload
+	From    Source
+	To      Target
+	Journal Journal
+	// Tell is called after each group of frames that is safe on disk; nil tells nobody.
+	Tell func(Progress)
+	// Workers is how many frames are decoded and written at once; 0 is 2. Each needs up to 6 MiB.
+	Workers int
+	// Every is how many frames are written between two syncs; 0 is 64, which is 64 MiB. A crash repeats at most that much.
+	Every int
+}
+
+// Run writes every frame that the journal does not know as done. When it returns nil all of them are on disk, each checked. It
+// may be called again after any error or crash; ErrBase, ErrContent and what Source and Target return tell what to change.
+func (j Job) Run(ctx context.Context) error {
+	mark, err := j.Journal.Load()
+	if err != nil {
+		return fmt.Errorf("read journal: %w", err)
+	}
+	if n := (len(j.Index.Frames) + 7) / 8; mark.Payload != j.Index.Sum || len(mark.Done) != n {
+		// Another payload's frames are on the slot now: forget them before the first of ours is written over them.
+		mark = Mark{Payload: j.Index.Sum, Done: make([]byte, n)}
+		if err := j.Journal.Save(mark); err != nil {
+			return fmt.Errorf("write journal: %w", err)
+		}
+	}
+	var todo []int
+	for i := range j.Index.Frames {
+		if !mark.has(i) {
+			todo = append(todo, i)
+		}
+	}
+	p := Progress{Frames: len(j.Index.Frames), Done: len(j.Index.Frames) - len(todo)}
+	for part := range slices.Chunk(todo, max(1, cmpOr(j.Every, 64))) {
+		wire, err := j.group(ctx, part)
+		p.Wire += wire
+		if err != nil {
+			return err
+		}
+		if err := j.To.Sync(); err != nil {
+			return fmt.Errorf("sync slot: %w", err)
+		}
+		mark.Done = slices.Clone(mark.Done)
+		for _, i := range part {
+			mark.set(i, true)
+		}
+		if err := j.Journal.Save(mark); err != nil {
+			return fmt.Errorf("write journal: %w", err)
+		}
+		if p.Done += len(part); j.Tell != nil {
+			j.Tell(p)
+		}
+	}
+	return ctx.Err()
+}
+
+// group makes some frames: those of the base first, then the others as their wire bytes come in.
+func (j Job) group(ctx context.Context, part []int) (wire int64, err error) {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(max(1, cmpOr(j.Workers, 2)))
+	var spans []Span
+	var fetched []int
+	for _, i := range part {
+		f := j.Index.Frames[i]
+		if f.Kind == Same {
+			g.Go(func() error { return j.frame(ctx, i, nil) })
+			continue
+		}
+		spans, fetched = append(spans, Span{f.WireOff, int64(f.WireLen), f.Wire}), append(fetched, i)
+	}
+	var n atomic.Int64
+	if len(spans) > 0 {
+		err = j.From.Fetch(ctx, j.File, spans, func(k int, b []byte) error {
+			if Sum(b) != spans[k].Sum {
+				return fmt.Errorf("frame %d of %s: %w", fetched[k], j.File, ErrContent)
+			}
+			n.Add(int64(len(b)))
+			g.Go(func() error { return j.frame(ctx, fetched[k], b) })
+			return ctx.Err()
+		})
+	}
+	// The failure of a frame ends the fetch with its context's error: the frame's own says why.
+	if werr := g.Wait(); werr != nil {
+		return n.Load(), werr
+	}
+	if err != nil {
+		err = fmt.Errorf("fetch %s: %w", j.File, err)
+	}
+	return n.Load(), err
+}
+
+func cmpOr(a, b int) int {
+	if a != 0 {
+		return a
+	}
+	return b
+}
+
+// frame makes one frame and writes it. Nothing is written that does not hash to what the index says.
+func (j Job) frame(ctx context.Context, i int, wire []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	f := j.Index.Frames[i]
+	out, err := f.decode(j.Base, wire)
+	if err != nil {
+		return fmt.Errorf("frame %d of %s: %w", i, j.File, err)
+	}
+	if n, err := j.To.WriteAt(out, f.Off); err != nil {
+		return fmt.Errorf("write frame %d at %d: %w", i, f.Off, err)
+	} else if n != len(out) {
+		return fmt.Errorf("write frame %d at %d: %w", i, f.Off, io.ErrShortWrite)
+	}
+	return nil
+}
+
+// decode makes the image's bytes. The wire bytes are the right ones already, so that a wrong result means a wrong base.
+func (f Frame) decode(base io.ReaderAt, wire []byte) ([]byte, error) {
+	var dict []byte
+	if f.Kind != Full {
+		if base == nil {
+			return nil, ErrBase
+		}
+		dict = make([]byte, f.DictLen)
+		if err := readFull(base, dict, f.DictOff); err != nil {
+			return nil, fmt.Errorf("%w: read %d bytes at %d: %w", ErrBase, f.DictLen, f.DictOff, err)
+		}
+	}
+	out := dict
+	if f.Kind != Same {
+		var err error
+		if out, err = decompress(wire, dict, f.Len); err != nil {
+			if f.Kind == Delta {
+				return nil, fmt.Errorf("%w: %w", ErrBase, err)
+			}
+			return nil, fmt.Errorf("decode: %w", err)
+		}
+	}
+	if len(out) != f.Len || Sum(out) != f.Out {
+		if f.Kind == Full {
+			return nil, ErrContent
+		}
+		return nil, ErrBase
+	}
+	return out, nil
+}
+
+// decompress unpacks one zstd frame of at most n bytes; a frame that would give more is an error before it takes the memory.
+func decompress(wire, dict []byte, n int) ([]byte, error) {
+	opts := []zstd.DOption{zstd.WithDecoderConcurrency(1), zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true)}
+	if dict != nil {
+		opts = append(opts, zstd.WithDecoderDictRaw(0, dict))
+	}
+	dec, err := zstd.NewReader(nil, opts...)
+	if err != nil {
+		return nil, err
+	}
+	defer dec.Close()
+	return dec.DecodeAll(wire, make([]byte, 0, n))
+}
+
+// Verify reads the whole image back. Frames that are not what they must be are taken out of the journal, so that the next Run
+// fetches them again, and the error wraps ErrContent: a disk that lost writes, or something else wrote the slot meanwhile.
+func (j Job) Verify(ctx context.Context, want Hash) error {
+	whole := sha256.New()
+	buf := make([]byte, FrameSize)
+	var bad []int
+	for i, f := range j.Index.Frames {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := readFull(j.To, buf[:f.Len], f.Off); err != nil {
+			return fmt.Errorf("read back frame %d at %d: %w", i, f.Off, err)
+		}
+		if Sum(buf[:f.Len]) != f.Out {
+			bad = append(bad, i)
+		}
+		whole.Write(buf[:f.Len])
+	}
+	if len(bad) == 0 {
+		if Hash(whole.Sum(nil)) != want {
+			return fmt.Errorf("%w: every frame is right and the image is not", ErrManifest)
+		}
+		return nil
+	}
+	mark, err := j.Journal.Load()
+	if err == nil && mark.Payload == j.Index.Sum {
+		mark.Done = slices.Clone(mark.Done)
+		for _, i := range bad {
+			mark.set(i, false)
+		}
+		err = j.Journal.Save(mark)
+	}
+	return errors.Join(fmt.Errorf("read back: %d frames, first %d at %d: %w", len(bad), bad[0], j.Index.Frames[bad[0]].Off, ErrContent), err)
+}
