@@ -141,6 +141,10 @@ func (c *Cluster) fill() error {
 	if err := os.CopyFS(c.runDir(), scripts); err != nil {
 		return fmt.Errorf("write the harness's scripts: %w", err)
 	}
+	// /run forgets when the machine restarts, disks do not.
+	if err := os.RemoveAll(c.diskDir()); err != nil {
+		return fmt.Errorf("clear away old disks: %w", err)
+	}
 	if err := insist(func() error { return os.MkdirAll(c.diskDir(), 0o755) }); err != nil {
 		return fmt.Errorf("make the hosts' disks: %w", err)
 	}
@@ -269,6 +273,9 @@ func (c *Cluster) Named(name string) *Host {
 	}
 	return nil
 }
+
+// Alive reports whether the cluster's namespaces are there. Those of a cluster found by Open may be gone.
+func (c *Cluster) Alive() bool { return c.state.Holder.alive() }
 
 // Close removes the cluster: its processes, namespaces, mounts, control groups and folders. A second call does nothing.
 func (c *Cluster) Close() error {

@@ -56,11 +56,19 @@ func (h *Host) runOff(ctx context.Context, stdin io.Reader, argv []string) (stri
 	return finish(cmd, stdin, h.Name+" (off): "+strings.Join(argv, " "))
 }
 
-// onBridge runs a command in the cluster's network namespace, beside the hosts.
-func (c *Cluster) onBridge(ctx context.Context, argv ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"-t", strconv.Itoa(c.state.Holder.PID), "-n", "--"}, argv...)...)
-	return finish(cmd, nil, strings.Join(argv, " "))
+// Command returns a command that runs out here, but in the cluster's network.
+func (c *Cluster) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	argv := append([]string{"-t", strconv.Itoa(c.state.Holder.PID), "-n", "--", name}, args...)
+	return exec.CommandContext(ctx, "nsenter", argv...)
 }
+
+// onBridge runs a command in the cluster's network, and returns what it wrote to stdout.
+func (c *Cluster) onBridge(ctx context.Context, argv ...string) (string, error) {
+	return finish(c.Command(ctx, argv[0], argv[1:]...), nil, strings.Join(argv, " "))
+}
+
+// Finish runs a command that Command returned, and returns what it wrote to stdout; the error holds the end of its stderr.
+func Finish(cmd *exec.Cmd) (string, error) { return finish(cmd, nil, strings.Join(cmd.Args, " ")) }
 
 func finish(cmd *exec.Cmd, stdin io.Reader, what string) (string, error) {
 	var stdout, stderr bytes.Buffer
@@ -70,7 +78,7 @@ func finish(cmd *exec.Cmd, stdin io.Reader, what string) (string, error) {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 2 * time.Second
 	if err := cmd.Run(); err != nil {
-		return stdout.String(), fmt.Errorf("%s: %w: %s", what, err, tail(stderr.String(), 10))
+		return stdout.String(), fmt.Errorf("%s: %w: %s", what, err, Tail(stderr.String(), 10))
 	}
 	return stdout.String(), nil
 }

@@ -74,7 +74,7 @@ func (c *Cluster) logJournals(t *testing.T) {
 			t.Logf("%s has no journal: %v", h.Name, err)
 			continue
 		}
-		t.Logf("the end of %s's journal:\n%s", h.Name, tail(text, 60))
+		t.Logf("the end of %s's journal:\n%s", h.Name, Tail(text, 60))
 		if dir := os.Getenv("FLEET_LOGS"); dir != "" {
 			path := filepath.Join(dir, strings.ReplaceAll(t.Name(), "/", "."), h.Name+".journal")
 			_ = os.MkdirAll(filepath.Dir(path), 0o755)

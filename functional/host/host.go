@@ -177,7 +177,7 @@ func (h *Host) awaitReady(ctx context.Context, ready *os.File, ended <-chan stru
 	_ = ready.SetReadDeadline(time.Unix(1, 0)) // ends the read above
 	<-said
 	console, _ := os.ReadFile(filepath.Join(h.runDir(), "console"))
-	return fmt.Errorf("boot %s: %w; its console: %s", h.Name, err, tail(string(console), 30))
+	return fmt.Errorf("boot %s: %w; its console: %s", h.Name, err, Tail(string(console), 30))
 }
 
 // PowerOff is a power loss: the cable is dead first, so that no peer gets a FIN or an answer, then every process of the host is
@@ -259,8 +259,8 @@ func (h *Host) group() (string, error) {
 func (h *Host) runDir() string  { return filepath.Join(h.cluster.runDir(), h.Name) }
 func (h *Host) diskDir() string { return filepath.Join(h.cluster.diskDir(), h.Name) }
 
-// tail returns the last n lines of a text.
-func tail(text string, n int) string {
+// Tail returns the last n lines of a text.
+func Tail(text string, n int) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }

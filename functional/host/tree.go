@@ -63,7 +63,7 @@ func makeTree(ctx context.Context, script []byte, tree string) error {
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // lets mmdebstrap unmount what it mounted
 	cmd.WaitDelay = 20 * time.Second
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return errors.Join(fmt.Errorf("make the hosts' root tree: %w: %s", err, tail(string(out), 20)), os.RemoveAll(fresh))
+		return errors.Join(fmt.Errorf("make the hosts' root tree: %w: %s", err, Tail(string(out), 20)), os.RemoveAll(fresh))
 	}
 	return os.Rename(fresh, tree)
 }

@@ -41,6 +41,13 @@ SystemMaxUse=64M
 RateLimitIntervalSec=0
 EOF
 
+# Users and groups that installed software asks for are made at every boot, not only when /usr looks newer than /etc.
+mkdir -p "$root/etc/systemd/system/systemd-sysusers.service.d"
+cat >"$root/etc/systemd/system/systemd-sysusers.service.d/host.conf" <<'EOF'
+[Unit]
+ConditionNeedsUpdate=
+EOF
+
 # A host is ready when units can be started on it. It says so, once a boot, in the pipe that the harness reads.
 cat >"$root/etc/systemd/system/host-ready.service" <<'EOF'
 [Unit]

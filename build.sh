@@ -1,0 +1,226 @@
+#!/usr/bin/env bash
+# Everything one does with this tree: ./build.sh help. As root, each verb installs the Debian packages it lacks.
+set -euo pipefail
+caller=$PWD
+cd "$(dirname "${BASH_SOURCE[0]}")"
+export CGO_ENABLED=0
+
+usage() {
+	cat <<'EOF'
+./build.sh                  build all commands into bin/
+./build.sh check            format, vet, staticcheck, short tests: the one to run before a commit
+./build.sh test             everything, from fast to slow; as root (boots hosts)
+./build.sh up [N]           a cluster of N hosts (3) on this machine, running web@{1..3}.service; as root
+./build.sh ctl ARGS...      fleetctl against that cluster
+./build.sh enter HOST [CMD] a shell, or a command, on one of its hosts (h1, h2, ...)
+./build.sh kill HOST        pull its plug
+./build.sh boot HOST        switch it on again
+./build.sh down             remove that cluster and all it made
+./build.sh bench [PATTERN]  benchmarks
+./build.sh fuzz [SECONDS]   every fuzz target for that long (30)
+./build.sh soak [MINUTES]   host tests again and again (60), until one fails; as root
+./build.sh install DESTDIR  binaries, units and documents, as a package would place them
+EOF
+}
+
+say() { printf '%s\n' "$*" >&2; }
+die() {
+	say "build.sh: $*"
+	exit 1
+}
+
+# need CMD:PACKAGE...  installs the packages whose command is not there.
+need() {
+	local pair missing=()
+	for pair; do
+		command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+	done
+	((${#missing[@]})) || return 0
+	((EUID == 0)) || die "this machine lacks ${missing[*]}: run 'apt-get install ${missing[*]}' as root"
+	command -v apt-get >/dev/null || die "this machine lacks ${missing[*]}, and has no apt-get to install them"
+	say "installing ${missing[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	# The lists may be missing or old: they are fetched only if it does not work without.
+	apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
+		{ apt-get update -q && apt-get install -y -q --no-install-recommends "${missing[@]}"; } >&2
+}
+
+need_hosts() {
+	((EUID == 0)) || die "hosts are booted by root only: run 'sudo ./build.sh ${verb}'"
+	need systemd-nspawn:systemd-container mmdebstrap:mmdebstrap nft:nftables ip:iproute2 nsenter:util-linux
+	[[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || need debian-archive-keyring:debian-archive-keyring
+}
+
+# The commands there are, of those this project has.
+commands() {
+	local dir
+	for dir in fleetd fleetctl netd update-engine; do
+		[[ ! -e $dir/main.go ]] || echo "./$dir"
+	done
+}
+
+build() {
+	local list
+	mapfile -t list < <(commands)
+	mkdir -p bin
+	go build -trimpath -o bin/ "${list[@]}"
+}
+
+# The tool behind up, down and the verbs between; it is never installed.
+cluster() {
+	go build -trimpath -o bin/cluster ./functional/host/cluster
+	local tool=$PWD/bin/cluster
+	export FLEETCTL=$PWD/bin/fleetctl EXAMPLES=$PWD/units/examples BUILD=${BASH_SOURCE[0]}
+	# Files that the user names are meant from where the user is.
+	cd "$caller"
+	exec "$tool" "$@"
+}
+
+install_to() {
+	local dest=$1 f
+	[[ -n $dest ]] || die "install needs a folder: ./build.sh install DESTDIR ('/' for this machine)"
+	build
+	for f in $(commands); do
+		install -D -m 755 "bin/${f#./}" "$dest/usr/bin/${f#./}"
+	done
+	for f in units/*.service units/*.socket; do
+		install -D -m 644 "$f" "$dest/usr/lib/systemd/system/${f#units/}"
+	done
+	for f in units/sysusers.d/*.conf; do
+		install -D -m 644 "$f" "$dest/usr/lib/sysusers.d/${f##*/}"
+	done
+	for f in units/examples/*; do
+		install -D -m 644 "$f" "$dest/usr/share/doc/fleet/examples/${f##*/}"
+	done
+	for f in README.md LICENSE docs/*.md; do
+		[[ ! -e $f ]] || install -D -m 644 "$f" "$dest/usr/share/doc/fleet/${f##*/}"
+	done
+}
+
+check_format() {
+	local files
+	files=$(gofmt -l .)
+	[[ -z $files ]] || die "these files are not formatted; run 'gofmt -w' on them:"$'\n'"$files"
+}
+
+check_shell() {
+	shellcheck build.sh .ci/run functional/host/script/*.sh
+}
+
+# rooms  lists the packages whose tests need nothing but Go, one a line.
+rooms() { go list ./... | grep -v '/functional/'; }
+
+# step NAME CMD...  runs one part of a test run, whatever became of those before it, and remembers how it went.
+summary=() failed=0
+step() {
+	local name=$1 begin=$SECONDS result=ok
+	shift
+	say "=== $name"
+	# Not "if (...)": bash ignores set -e in a subshell that stands in a condition.
+	set +e
+	(
+		set -e
+		"$@"
+	)
+	local status=$?
+	set -e
+	if ((status)); then
+		result=FAILED failed=1
+	fi
+	summary+=("$(printf '%-8s %5ds  %s' "$result" $((SECONDS - begin)) "$name")")
+}
+
+report() {
+	say "=== summary"
+	printf '%s\n' "${summary[@]}" >&2
+	return "$failed"
+}
+
+race_tests() {
+	local list
+	mapfile -t list < <(rooms)
+	CGO_ENABLED=1 go test -race -timeout 20m "${list[@]}"
+}
+
+sim_tests() { go test -timeout 10m ./functional/sim/...; }
+
+host_tests() {
+	local dest=.cache/install
+	rm -rf "$dest"
+	install_to "$dest"
+	FLEET_HOSTS=required FLEET_INSTALL=$PWD/$dest FLEET_LOGS=${FLEET_LOGS:-$PWD/.cache/logs} \
+		go test -timeout 30m -count=1 "$@" ./functional/host/...
+}
+
+check() {
+	step format check_format
+	step vet go vet ./...
+	step staticcheck go tool staticcheck ./...
+	step 'short tests' go test -short ./...
+}
+
+test_all() {
+	need_hosts
+	need gcc:gcc shellcheck:shellcheck
+	[[ -e /usr/include/stdlib.h ]] || need /usr/include/stdlib.h:libc6-dev
+	step build build
+	step shellcheck check_shell
+	check
+	step 'tests with the race detector' race_tests
+	[[ -z $(ls functional/sim/*.go 2>/dev/null) ]] || step simulation sim_tests
+	step 'tests on hosts' host_tests
+	report
+}
+
+up() {
+	need_hosts
+	local dest=.cache/install
+	rm -rf "$dest"
+	install_to "$dest"
+	cluster up "${1:-3}" "$PWD/$dest"
+}
+
+fuzz() {
+	local seconds=${1:-30} pkg target
+	while read -r pkg; do
+		while read -r target; do
+			step "$pkg $target" go test -run '^$' -fuzz "^$target\$" -fuzztime "${seconds}s" "$pkg"
+		done < <(go test -list '^Fuzz' "$pkg" | grep '^Fuzz')
+	done < <(go list ./...)
+	report
+}
+
+soak() {
+	need_hosts
+	local end=$((SECONDS + 60 * ${1:-60})) round=0
+	while ((SECONDS < end)); do
+		round=$((round + 1))
+		say "=== round $round"
+		host_tests -failfast
+	done
+}
+
+# sudo may leave Go out of PATH.
+PATH=$PATH:/usr/local/go/bin
+command -v go >/dev/null || die "Go is not in PATH: install Go 1.26 or later from https://go.dev/dl/"
+verb=${1:-build}
+(($# == 0)) || shift
+case $verb in
+build) build ;;
+check)
+	check
+	report
+	;;
+test) test_all ;;
+up) up "$@" ;;
+down | enter | kill | boot | ctl) cluster "$verb" "$@" ;;
+bench) go test -run '^$' -bench "${1:-.}" -benchmem ./... ;;
+fuzz) fuzz "$@" ;;
+soak) soak "$@" ;;
+install) install_to "${1:-}" ;;
+help | -h | --help) usage ;;
+*)
+	usage >&2
+	die "unknown verb $verb"
+	;;
+esac
