@@ -1,0 +1,147 @@
+package engine
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/unit"
+)
+
+// names that globs, templates and order tell apart.
+var someNames = []unit.Name{"a.service", "b.service", "c.service", "db.service", "mon.service", "log.service", "web@1.service", "web@2.service",
+	"web@3.service", "web@.service", "x@1.service", "x@2.service"}
+
+func drawNeeds(t *rapid.T) unit.Needs {
+	glob := rapid.SampledFrom([]unit.Glob{"web@*", "web@1.service", "*", "db.service", "[ab].service", "x@*.service", "w*", "c.service"})
+	name := rapid.SampledFrom(someNames)
+	n := unit.Needs{}
+	for range rapid.IntRange(0, 2).Draw(t, "needs") {
+		switch rapid.IntRange(0, 8).Draw(t, "kind") {
+		case 0:
+			n.MachineID = string(id(rapid.IntRange(0, 5).Draw(t, "machine")))
+			if rapid.Bool().Draw(t, "short") {
+				n.MachineID = n.MachineID[:8]
+			}
+		case 1, 2:
+			n.MachineOf = append(n.MachineOf, name.Draw(t, "peer"))
+		case 3:
+			n.Metadata = map[string][]string{"region": rapid.SliceOfN(rapid.SampledFrom([]string{"eu", "us"}), 1, 2).Draw(t, "values")}
+		case 4:
+			n.Metadata = map[string][]string{"region": {"eu"}, "disk": {"ssd"}}
+		case 5, 6:
+			n.Conflicts = append(n.Conflicts, glob.Draw(t, "conflicts"))
+		case 7:
+			n.Replaces = append(n.Replaces, glob.Draw(t, "replaces"))
+		case 8:
+			n.Global = true
+		}
+	}
+	return n
+}
+
+// drawEvent lets something happen in the world.
+func drawEvent(t *rapid.T, w *world) {
+	name := rapid.SampledFrom(someNames)
+	machine := func() fleet.MachineID { return id(rapid.IntRange(0, 5).Draw(t, "machine")) }
+	switch rapid.IntRange(0, 12).Draw(t, "event") {
+	case 0, 1, 2:
+		n := drawNeeds(t)
+		w.unit(name.Draw(t, "unit"), func(u *fleet.Unit) {
+			u.Needs = n
+			u.Hash = unit.Hash(fmt.Sprint("hash", rapid.IntRange(0, 3).Draw(t, "hash")))
+		})
+	case 3, 4:
+		w.unit(name.Draw(t, "unit"), func(u *fleet.Unit) {
+			u.Target = rapid.SampledFrom([]fleet.TargetState{fleet.Inactive, fleet.Loaded, fleet.Launched, fleet.Launched}).Draw(t, "target")
+		})
+	case 5:
+		if n := name.Draw(t, "unit"); w.Units[n].Rev != 0 {
+			w.destroy(n)
+		}
+	case 6, 7:
+		w.machine(machine(), nil)
+	case 8:
+		if m := machine(); w.Machines[m].Rev != 0 {
+			w.lose(m)
+		}
+	case 9, 10:
+		w.machine(machine(), func(m *fleet.Machine) {
+			switch rapid.IntRange(0, 3).Draw(t, "change") {
+			case 0:
+				m.Metadata["region"] = rapid.SampledFrom([]string{"eu", "us", "ap"}).Draw(t, "region")
+			case 1:
+				m.Metadata["disk"] = rapid.SampledFrom([]string{"ssd", "tape"}).Draw(t, "disk")
+			case 2:
+				m.Leaving = !m.Leaving
+			case 3:
+				m.Cordon = !m.Cordon
+			}
+		})
+	case 11:
+		w.runAll()
+	case 12:
+		keys := slices.SortedFunc(maps.Keys(w.Placements), compareKeys)
+		if len(keys) > 0 {
+			w.run(rapid.SampledFrom(keys).Draw(t, "report"))
+		}
+	}
+}
+
+// grouped leaves out complaints about units of a circle: the oracle places one unit at a time.
+func TestPlanIsCompleteAndAtRest(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld()
+		for range rapid.IntRange(1, 12).Draw(t, "rounds") {
+			for range rapid.IntRange(1, 8).Draw(t, "events") {
+				drawEvent(t, w)
+			}
+			before := oracle{w.Snapshot}
+			before.Placements = maps.Clone(w.Placements)
+			ds := Plan(w.Snapshot)
+			if again := Plan(w.Snapshot); !cmp.Equal(ds, again) {
+				t.Fatalf("two plans of one snapshot differ:\n%s\n%s", text(ds), text(again))
+			}
+			if refused := w.commit(ds); len(refused) > 0 {
+				t.Fatalf("refused: %s", text(refused))
+			}
+			if rest := Plan(w.Snapshot); len(rest) > 0 {
+				t.Fatalf("plan\n%sand after it was applied\n%s", text(ds), text(rest))
+			}
+			if bad := (oracle{w.Snapshot}).wrong(); len(bad) > 0 {
+				t.Fatalf("after plan\n%s%q", text(ds), bad)
+			}
+		}
+	})
+}
+
+func TestStateDecidesAsPlanDoes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld()
+		for range rapid.IntRange(0, 10).Draw(t, "events before") {
+			drawEvent(t, w)
+		}
+		w.watch()
+		s := NewState(w.Snapshot)
+		for range rapid.IntRange(1, 15).Draw(t, "rounds") {
+			want, got := Plan(w.Snapshot), s.Turn()
+			if len(want)+len(got) > 0 && !cmp.Equal(want, got) {
+				t.Fatalf("plan\n%sstate\n%s%s", text(want), text(got), cmp.Diff(want, got))
+			}
+			// Between the turn and its commit others write too: some decisions are refused.
+			if rapid.Bool().Draw(t, "race") {
+				drawEvent(t, w)
+			}
+			s.Refused(w.commit(got))
+			for range rapid.IntRange(0, 3).Draw(t, "events") {
+				drawEvent(t, w)
+			}
+			s.Apply(w.watch())
+		}
+	})
+}
