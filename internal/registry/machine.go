@@ -18,12 +18,15 @@ type Presence struct {
 	Rev     int64         // create revision of machines/<id>
 }
 
-// Hello is what a machine says of itself. Instance tells two hosts with the same machine ID apart: it is made once per
-// installation (a cloned disk shares it) joined with the boot ID by the caller, so that a restarted fleetd takes its own
-// registration over and a clone does not.
+// Hello is what a machine says of itself. Instance and Boot tell hosts with the same machine ID apart: Instance is made once
+// per installation, and a copied disk shares it; Boot is another one after each boot, and on each copy.
 type Hello struct {
-	fleet.Machine        // ID, Name, IP, Metadata (static), Version
+	fleet.Machine        // ID, Name, IP, Metadata (static), Version, Leaving
 	Instance      string // this installation
+	Boot          string // this boot of it
+	// Again says that this process was registered before and lost that. Then a record of another boot is a copy of this
+	// host that is alive; at the first registration it is what this host itself left behind when it went down.
+	Again bool
 }
 
 // DuplicateError: another host is registered under this machine ID.
@@ -41,7 +44,8 @@ func (e *DuplicateError) Error() string {
 
 // Register makes the machine's lease and record. The own record of an earlier process of this Instance is taken over with its
 // observations (same create revision, so the units stay as they are), by renewing its lease; nothing is written unless h or ttl
-// changed. Another Instance's live record: *DuplicateError.
+// changed. What the same Instance left from another Boot ends at once, and this is a new registration: a host need not wait for
+// its own lease after a power cut. Another Instance's live record, or another Boot's when h.Again: *DuplicateError.
 func (r *Registry) Register(ctx context.Context, h Hello, ttl time.Duration) (Presence, error) {
 	what := "register " + h.ID.Short()
 	for range tries {
@@ -84,7 +88,7 @@ func (r *Registry) registerNew(ctx context.Context, h Hello, ttl time.Duration) 
 
 func helloRecord(h Hello, ttl, granted time.Duration) machineRecord {
 	return machineRecord{
-		Name: h.Name, IP: h.IP, Metadata: h.Metadata, Version: h.Version, Instance: h.Instance,
+		Name: h.Name, IP: h.IP, Metadata: h.Metadata, Version: h.Version, Instance: h.Instance, Boot: h.Boot, Leaving: h.Leaving,
 		TTL: ttl.Milliseconds(), Granted: granted.Milliseconds(),
 	}
 }
@@ -96,7 +100,10 @@ func (r *Registry) takeOver(ctx context.Context, h Hello, ttl time.Duration, cur
 		// The format tells that it is not ours: a downgraded fleetd waits until the lease of the newer one has ended.
 		return p, false, fmt.Errorf("%s: %w", cur.Key, err)
 	}
-	if rec.Instance != h.Instance || cur.Lease == 0 {
+	if rec.Instance == h.Instance && rec.Boot != h.Boot && !h.Again && cur.Lease != 0 {
+		return p, false, r.store.Revoke(ctx, cur.Lease) // ok=false: look again, it is gone now
+	}
+	if rec.Instance != h.Instance || rec.Boot != h.Boot || cur.Lease == 0 {
 		return p, false, &DuplicateError{Machine: h.ID, Name: rec.Name, IP: rec.IP.String()}
 	}
 	if err := r.store.Renew(ctx, cur.Lease); err != nil {

@@ -38,8 +38,10 @@ type machineRecord struct {
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Version  string            `json:"version,omitempty"`
 	Instance string            `json:"instance"`
-	TTL      int64             `json:"ttl"`     // milliseconds asked for
-	Granted  int64             `json:"granted"` // milliseconds granted by the store
+	Boot     string            `json:"boot,omitempty"`
+	Leaving  bool              `json:"leaving,omitempty"` // it is going down by itself; settings may say so too
+	TTL      int64             `json:"ttl"`               // milliseconds asked for
+	Granted  int64             `json:"granted"`           // milliseconds granted by the store
 }
 
 type settingsRecord struct {
@@ -295,7 +297,7 @@ func (ro *roster) machine(id fleet.MachineID) (m fleet.Machine, ok bool) {
 	}
 	set := ro.settings[id]
 	m = fleet.Machine{
-		ID: id, Name: own.Name, IP: own.IP, Version: own.Version, Leaving: set.Leaving, Cordon: set.Cordon,
+		ID: id, Name: own.Name, IP: own.IP, Version: own.Version, Leaving: own.Leaving || set.Leaving, Cordon: set.Cordon,
 		Rev: own.rev, Admitted: ro.admitted[id], Metadata: maps.Clone(own.Metadata),
 	}
 	for k, v := range set.Metadata {
