@@ -323,6 +323,12 @@ func TestThreeVoteTheFourthStandsBy(t *testing.T) {
 	for _, h := range hosts {
 		h.stop()
 	}
+	// One alone says what it waits for, and can be stopped meanwhile.
+	hosts[0].start()
+	hosts[0].await("a reason", func(s Status) bool {
+		return strings.Contains(s.Doing, "waiting for a quorum of http://127.0.0.1:") && !s.Ready
+	})
+	hosts[0].stop()
 	for _, h := range hosts {
 		h.start()
 	}
