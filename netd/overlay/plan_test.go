@@ -321,7 +321,9 @@ func TestCheck(t *testing.T) {
 		{"overlay around the host", "vxlan", "invalid Network 192.168.0.0/16: it contains this host's own address 192.168.0.1 on eth0: use a range that no host's address lies in",
 			func(c *network.Config, _ *Self) { c.V4.Network = pre("192.168.0.0/16") }},
 		{"no IPv6 here", "vxlan", "invalid underlay eth0: it has no IPv6 address: give it one, name another with --iface, or switch off EnableIPv6",
-			func(c *network.Config, s *Self) { *c, s.Underlay.V6, s.Underlay.PublicV6 = dual("vxlan"), netip.Addr{}, netip.Addr{} }},
+			func(c *network.Config, s *Self) {
+				*c, s.Underlay.V6, s.Underlay.PublicV6 = dual("vxlan"), netip.Addr{}, netip.Addr{}
+			}},
 		{"host-gw behind NAT", "host-gw", "invalid public address 1.2.3.4 with Backend.Type host-gw: it is not that of eth0: leave --public-ip out or use vxlan",
 			func(_ *network.Config, s *Self) { s.Underlay.PublicV4 = ip("1.2.3.4") }},
 		{"MTU above the interface's", "vxlan", "invalid Backend.MTU 9000: larger than the 1500 of eth0: raise the interface's MTU or leave Backend.MTU out",

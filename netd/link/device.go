@@ -1,0 +1,174 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/fleet-init/fleet/internal/network"
+)
+
+// setDevice makes a device, or brings one that may stay to what it must be: mark, MTU, addresses, up.
+func (k *Real) setDevice(ctx context.Context, d network.Device, add bool) error {
+	if add {
+		if err := k.addDevice(ctx, d); err != nil {
+			return err
+		}
+	}
+	l, err := k.h.LinkByName(d.Name)
+	if err != nil {
+		return err
+	}
+	k.idx[d.Name] = l.Attrs().Index
+	if err := k.finishDevice(l, d); err != nil {
+		if add {
+			// Half a device would look like a whole one to the next Observe's eyes only in part; start over then.
+			return errors.Join(err, k.h.LinkDel(l))
+		}
+		return err
+	}
+	return nil
+}
+
+func (k *Real) finishDevice(l netlink.Link, d network.Device) error {
+	if l.Attrs().Alias != k.mark {
+		if err := k.h.LinkSetAlias(l, k.mark); err != nil {
+			return fmt.Errorf("mark: %w", err)
+		}
+	}
+	if d.Kind == network.WireGuard {
+		// Key before up: a device without one would take packets it cannot send.
+		if err := k.wg.set(d.Name, wgChange{key: d.Key, port: d.Port}); err != nil {
+			if errors.Is(err, unix.EADDRINUSE) {
+				return fmt.Errorf("UDP port %d is taken: set Backend.ListenPort to a free one: %w", d.Port, err)
+			}
+			return err
+		}
+	}
+	if l.Attrs().MTU != d.MTU {
+		if err := k.h.LinkSetMTU(l, d.MTU); err != nil {
+			return fmt.Errorf("set MTU %d: %w", d.MTU, err)
+		}
+	}
+	if err := k.setAddrs(l, d.Addrs); err != nil {
+		return err
+	}
+	if l.Attrs().Flags&net.FlagUp == 0 {
+		if err := k.h.LinkSetUp(l); err != nil {
+			if errors.Is(err, unix.EADDRINUSE) {
+				return fmt.Errorf("UDP port %d is taken by another program: set Backend.Port or ListenPort to a free one: %w", d.Port, err)
+			}
+			return fmt.Errorf("set up: %w", err)
+		}
+	}
+	return nil
+}
+
+// setAddrs adds what is missing before it removes what is too much.
+func (k *Real) setAddrs(l netlink.Link, want []netip.Prefix) error {
+	have, err := k.h.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	var there []netip.Prefix
+	for _, a := range have {
+		if p, ok := prefixOf(a.IPNet); ok {
+			there = append(there, p)
+		}
+	}
+	for _, p := range want {
+		if slices.Contains(there, p) {
+			continue
+		}
+		a := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+		if p.Addr().Is6() {
+			// Nobody else can have it: the lease says so. Looking for duplicates would keep it unusable for a second.
+			a.Flags = unix.IFA_F_NODAD
+		} else {
+			a.Scope = unix.RT_SCOPE_UNIVERSE
+		}
+		if err := k.h.AddrAdd(l, a); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("add address %s: %w", p, err)
+		}
+	}
+	for i, p := range there {
+		if !slices.Contains(want, p) && !p.Addr().IsLinkLocalUnicast() {
+			if err := k.h.AddrDel(l, &have[i]); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+				return fmt.Errorf("remove address %s: %w", p, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (k *Real) addDevice(ctx context.Context, d network.Device) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = d.Name, d.MTU
+	var l netlink.Link
+	switch d.Kind {
+	case network.VXLAN:
+		under, err := k.index(d.Underlay)
+		if err != nil {
+			return err
+		}
+		// An address given at creation is the administrator's; udev leaves it alone, as it would not one set later.
+		attrs.HardwareAddr = d.MAC[:]
+		l = &netlink.Vxlan{LinkAttrs: attrs, VxlanId: d.VNI, VtepDevIndex: under, SrcAddr: d.Local.AsSlice(), Port: d.Port, GBP: d.GBP, Learning: d.Learning}
+	case network.IPIP:
+		under, err := k.index(d.Underlay)
+		if err != nil {
+			return err
+		}
+		l = &netlink.Iptun{LinkAttrs: attrs, Local: d.Local.AsSlice(), Link: uint32(under)}
+	case network.WireGuard:
+		l = &netlink.Wireguard{LinkAttrs: attrs}
+		os.Remove(k.wg.socket(d.Name)) // of a process that is gone: there is no device with the name
+	default:
+		return fmt.Errorf("unknown kind of device %q", d.Kind)
+	}
+	err := k.h.LinkAdd(l)
+	if !errors.Is(err, unix.EOPNOTSUPP) {
+		if _, taken := k.idx[d.Name]; errors.Is(err, unix.EEXIST) && taken {
+			return fmt.Errorf("a device of that name and another kind is there: remove it with ip link delete %s: %w", d.Name, err)
+		}
+		if errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("another device has VNI %d and port %d: set Backend.VNI or Port to free ones: %w", d.VNI, d.Port, err)
+		}
+		return err
+	}
+	if d.Kind == network.WireGuard && k.o.StartWireGuard != nil {
+		return k.o.StartWireGuard(ctx, d.Name, d.MTU)
+	}
+	return fmt.Errorf("this kernel has no %s (module missing): load it, or choose another Backend.Type: %w", d.Kind, err)
+}
+
+// HasWireGuard reports whether this kernel has WireGuard, by making a device and taking it away again: a module is loaded by
+// that, as it would be later.
+func (k *Real) HasWireGuard() bool {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "netd-probe"
+	l := &netlink.Wireguard{LinkAttrs: attrs}
+	err := k.h.LinkAdd(l)
+	if err == nil || errors.Is(err, unix.EEXIST) {
+		_ = k.h.LinkDel(l) // the next probe would find and remove it
+		return true
+	}
+	return false
+}
+
+// Handshakes tells when each WireGuard peer of a device was last heard from.
+func (k *Real) Handshakes(dev string) (map[string]int64, error) {
+	w := wgCtl{dir: k.o.RunDir} // its own, so that it need not wait for a Set
+	s, err := w.get(dev)
+	if w.client != nil {
+		w.client.Close()
+	}
+	return s.last, err
+}

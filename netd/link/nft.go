@@ -1,0 +1,198 @@
+package link
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
+)
+
+// chains are those of netd's table, by the first word of a rule, in the order of their names.
+func chains(t *nftables.Table) []*nftables.Chain {
+	chain := func(name string, typ nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority) *nftables.Chain {
+		return &nftables.Chain{Name: name, Table: t, Type: typ, Hooknum: hook, Priority: prio}
+	}
+	return []*nftables.Chain{
+		chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter),
+		chain("output", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityRaw),
+		chain("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource),
+		chain("prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw),
+	}
+}
+
+// readRules gives the rules of the table as the texts they were made from: each carries its text as its comment. No table: none.
+func readRules(c *nftables.Conn, name string) ([]string, error) {
+	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: name}
+	var out []string
+	for _, ch := range chains(t) {
+		rules, err := c.GetRules(t, ch)
+		if errors.Is(err, unix.ENOENT) {
+			continue // no such table, or somebody removed the chain
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list nftables table %s: %w", name, err)
+		}
+		for _, r := range rules {
+			text, ok := userdata.GetString(r.UserData, userdata.TypeComment)
+			if !ok {
+				text = ch.Name + " (a rule of somebody else's)"
+			}
+			out = append(out, text)
+		}
+	}
+	return out, nil
+}
+
+// writeRules makes the table hold exactly these rules, in one transaction: packets see the old ones or the new ones. With
+// none the table goes.
+func writeRules(c *nftables.Conn, name string, rules []string) error {
+	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: name}
+	// Adding what may be there already is no error, deleting what is not would be one.
+	c.AddTable(t)
+	c.DelTable(t)
+	if len(rules) > 0 {
+		c.AddTable(t)
+		byName := map[string]*nftables.Chain{}
+		for _, r := range rules {
+			ch, exprs, err := parseRule(t, r)
+			if err != nil {
+				return err
+			}
+			if byName[ch.Name] == nil {
+				byName[ch.Name] = c.AddChain(ch)
+			}
+			c.AddRule(&nftables.Rule{Table: t, Chain: byName[ch.Name], Exprs: exprs, UserData: userdata.AppendString(nil, userdata.TypeComment, r)})
+		}
+	}
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("write nftables table %s: %w", name, err)
+	}
+	return nil
+}
+
+// parseRule turns a rule's text into what the kernel runs. The grammar is the part of nft's own that overlay uses:
+//
+//	CHAIN udp dport PORT notrack
+//	CHAIN ip|ip6 [mark MASK] {ip|ip6 saddr|daddr [!=] PREFIX} accept|return|masquerade [fully-random]
+func parseRule(t *nftables.Table, rule string) (*nftables.Chain, []expr.Any, error) {
+	words := strings.Fields(rule)
+	bad := func() (*nftables.Chain, []expr.Any, error) {
+		return nil, nil, fmt.Errorf("rule %q: not of a form that netd knows", rule)
+	}
+	next := func() string {
+		if len(words) == 0 {
+			return ""
+		}
+		w := words[0]
+		words = words[1:]
+		return w
+	}
+	var chain *nftables.Chain
+	first := next()
+	for _, c := range chains(t) {
+		if c.Name == first {
+			chain = c
+		}
+	}
+	if chain == nil {
+		return bad()
+	}
+	var out []expr.Any
+	family := byte(0)
+	for len(words) > 0 {
+		switch w := next(); w {
+		case "udp":
+			dport := next() == "dport"
+			port, err := strconv.ParseUint(next(), 10, 16)
+			if !dport || err != nil {
+				return bad()
+			}
+			out = append(out, &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, equal(false, []byte{unix.IPPROTO_UDP}),
+				&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+				equal(false, binary.BigEndian.AppendUint16(nil, uint16(port))))
+		case "ip", "ip6":
+			fam := byte(unix.NFPROTO_IPV4)
+			if w == "ip6" {
+				fam = unix.NFPROTO_IPV6
+			}
+			if family == 0 {
+				out = append(out, &expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, equal(false, []byte{fam}))
+			}
+			family = fam
+			if len(words) > 0 && (words[0] == "saddr" || words[0] == "daddr") {
+				src := next() == "saddr"
+				not := len(words) > 0 && words[0] == "!="
+				if not {
+					next()
+				}
+				p, err := netip.ParsePrefix(next())
+				if err != nil || p.Addr().Is4() != (fam == unix.NFPROTO_IPV4) {
+					return bad()
+				}
+				out = append(out, address(p, src, not)...)
+			}
+		case "mark":
+			mask, err := strconv.ParseUint(next(), 0, 32)
+			if err != nil {
+				return bad()
+			}
+			m := binaryutil.NativeEndian.PutUint32(uint32(mask))
+			out = append(out, &expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
+				&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: m, Xor: make([]byte, 4)}, equal(false, m))
+		case "notrack":
+			out = append(out, &expr.Notrack{})
+		case "accept":
+			out = append(out, &expr.Verdict{Kind: expr.VerdictAccept})
+		case "return":
+			out = append(out, &expr.Verdict{Kind: expr.VerdictReturn})
+		case "masquerade":
+			random := len(words) > 0 && words[0] == "fully-random"
+			if random {
+				next()
+			}
+			out = append(out, &expr.Masq{FullyRandom: random})
+		default:
+			return bad()
+		}
+	}
+	if len(out) == 0 {
+		return bad()
+	}
+	return chain, out, nil
+}
+
+func equal(not bool, data []byte) *expr.Cmp {
+	op := expr.CmpOpEq
+	if not {
+		op = expr.CmpOpNeq
+	}
+	return &expr.Cmp{Op: op, Register: 1, Data: data}
+}
+
+// address compares the source or destination of the IP header with a prefix.
+func address(p netip.Prefix, src, not bool) []expr.Any {
+	offset, size := uint32(12), uint32(4)
+	if p.Addr().Is6() {
+		offset, size = 8, 16
+	}
+	if !src {
+		offset += size
+	}
+	mask := make([]byte, size)
+	for i := range p.Bits() {
+		mask[i/8] |= 0x80 >> (i % 8)
+	}
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: size, Mask: mask, Xor: make([]byte, size)},
+		equal(not, p.Masked().Addr().AsSlice()),
+	}
+}

@@ -1,0 +1,293 @@
+package link
+
+import (
+	"bufio"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.zx2c4.com/wireguard/wgctrl"
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/fleet-init/fleet/internal/network"
+)
+
+// wgState is a WireGuard device as it is.
+type wgState struct {
+	key   network.Secret
+	port  int
+	peers []network.WGPeer
+	last  map[string]int64 // public key → unix time of the last handshake, 0 for never
+}
+
+// wgChange is what to change on one; key and port only when key is set.
+type wgChange struct {
+	key   network.Secret
+	port  int
+	peers []network.WGPeer
+	gone  []string // public keys
+}
+
+// wgCtl configures WireGuard devices: the kernel's, and those of netd's own process where the kernel has none. A user-space
+// device is one that has a socket in dir.
+type wgCtl struct {
+	dir    string
+	client *wgctrl.Client // nil until first needed; bound to the namespace of its thread
+}
+
+func (w *wgCtl) socket(dev string) string { return filepath.Join(w.dir, dev+".sock") }
+
+func (w *wgCtl) userspace(dev string) bool {
+	_, err := os.Stat(w.socket(dev))
+	return w.dir != "" && err == nil
+}
+
+func (w *wgCtl) get(dev string) (wgState, error) {
+	if w.userspace(dev) {
+		return uapiGet(w.socket(dev))
+	}
+	if err := w.open(); err != nil {
+		return wgState{}, err
+	}
+	d, err := w.client.Device(dev)
+	if err != nil {
+		return wgState{}, fmt.Errorf("read WireGuard device %s: %w", dev, err)
+	}
+	s := wgState{key: network.Secret(d.PrivateKey.String()), port: d.ListenPort, last: map[string]int64{}}
+	for _, p := range d.Peers {
+		n := network.WGPeer{PublicKey: p.PublicKey.String(), Keepalive: int(p.PersistentKeepaliveInterval / time.Second)}
+		if p.Endpoint != nil {
+			n.Endpoint = unmapped(p.Endpoint.AddrPort())
+		}
+		if p.PresharedKey != (wgtypes.Key{}) {
+			n.PSK = network.Secret(p.PresharedKey.String())
+		}
+		var allowed []string
+		for _, a := range p.AllowedIPs {
+			allowed = append(allowed, a.String())
+		}
+		n.Allowed = joinAllowed(allowed)
+		s.last[n.PublicKey] = max(0, p.LastHandshakeTime.Unix())
+		s.peers = append(s.peers, n)
+	}
+	return s, nil
+}
+
+func (w *wgCtl) open() (err error) {
+	if w.client == nil {
+		if w.client, err = wgctrl.New(); err != nil {
+			return fmt.Errorf("reach the kernel's WireGuard: %w", err)
+		}
+	}
+	return nil
+}
+
+func (w *wgCtl) set(dev string, c wgChange) error {
+	if w.userspace(dev) {
+		return uapiSet(w.socket(dev), c)
+	}
+	if err := w.open(); err != nil {
+		return err
+	}
+	cfg := wgtypes.Config{}
+	if c.key != "" {
+		key, err := wgtypes.ParseKey(string(c.key))
+		if err != nil {
+			return fmt.Errorf("private key: %w", err)
+		}
+		cfg.PrivateKey, cfg.ListenPort = &key, &c.port
+	}
+	for _, p := range c.peers {
+		pc, err := peerConfig(p)
+		if err != nil {
+			return err
+		}
+		cfg.Peers = append(cfg.Peers, pc)
+	}
+	for _, g := range c.gone {
+		if key, err := wgtypes.ParseKey(g); err == nil {
+			cfg.Peers = append(cfg.Peers, wgtypes.PeerConfig{PublicKey: key, Remove: true})
+		}
+	}
+	if err := w.client.ConfigureDevice(dev, cfg); err != nil {
+		return fmt.Errorf("configure WireGuard device %s: %w", dev, err)
+	}
+	return nil
+}
+
+func peerConfig(p network.WGPeer) (wgtypes.PeerConfig, error) {
+	pc := wgtypes.PeerConfig{ReplaceAllowedIPs: true}
+	var err error
+	if pc.PublicKey, err = wgtypes.ParseKey(p.PublicKey); err != nil {
+		return pc, fmt.Errorf("public key of a peer: %w", err)
+	}
+	var psk wgtypes.Key // all zero takes an old one away
+	if p.PSK != "" {
+		if psk, err = wgtypes.ParseKey(string(p.PSK)); err != nil {
+			return pc, fmt.Errorf("PSK: %w", err)
+		}
+	}
+	keep := time.Duration(p.Keepalive) * time.Second
+	pc.PresharedKey, pc.PersistentKeepaliveInterval = &psk, &keep
+	if p.Endpoint.IsValid() {
+		pc.Endpoint = net.UDPAddrFromAddrPort(p.Endpoint)
+	}
+	for _, a := range strings.Split(p.Allowed, ",") {
+		_, n, err := net.ParseCIDR(a)
+		if err != nil {
+			return pc, fmt.Errorf("subnet of a peer: %w", err)
+		}
+		pc.AllowedIPs = append(pc.AllowedIPs, *n)
+	}
+	return pc, nil
+}
+
+// joinAllowed gives the prefixes in one order: IPv4 first, as overlay writes them.
+func joinAllowed(a []string) string {
+	slices.SortStableFunc(a, func(x, y string) int {
+		if x6, y6 := strings.Contains(x, ":"), strings.Contains(y, ":"); x6 != y6 {
+			if y6 {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(x, y)
+	})
+	return strings.Join(a, ",")
+}
+
+func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
+
+// The rest speaks WireGuard's user-space protocol: lines key=value, keys in hex, an empty line at the end.
+
+func uapiCall(socket, request string) ([]string, error) {
+	c, err := net.DialTimeout("unix", socket, 5*time.Second)
+	if err != nil {
+		return nil, fmt.Errorf("reach the WireGuard process: %w", err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return nil, fmt.Errorf("reach the WireGuard process: %w", err)
+	}
+	if _, err := c.Write([]byte(request)); err != nil {
+		return nil, fmt.Errorf("write to the WireGuard process: %w", err)
+	}
+	var lines []string
+	s := bufio.NewScanner(c)
+	for s.Scan() && s.Text() != "" {
+		lines = append(lines, s.Text())
+		if no, ok := strings.CutPrefix(s.Text(), "errno="); ok {
+			if no != "0" {
+				return nil, fmt.Errorf("the WireGuard process refused: errno %s", no)
+			}
+			return lines, nil
+		}
+	}
+	return nil, errors.Join(errors.New("the WireGuard process gave no answer"), s.Err())
+}
+
+func uapiSet(socket string, c wgChange) error {
+	var b strings.Builder
+	b.WriteString("set=1\n")
+	var bad error
+	key := func(name, base string) {
+		raw, err := base64.StdEncoding.DecodeString(base)
+		if err != nil || len(raw) != 32 {
+			bad = fmt.Errorf("%s: not 32 bytes in base64", name)
+		}
+		fmt.Fprintf(&b, "%s=%s\n", name, hex.EncodeToString(raw))
+	}
+	if c.key != "" {
+		key("private_key", string(c.key))
+		fmt.Fprintf(&b, "listen_port=%d\n", c.port)
+	}
+	for _, p := range c.peers {
+		key("public_key", p.PublicKey)
+		psk := base64.StdEncoding.EncodeToString(make([]byte, 32)) // all zero: none
+		if p.PSK != "" {
+			psk = string(p.PSK)
+		}
+		key("preshared_key", psk)
+		if p.Endpoint.IsValid() {
+			fmt.Fprintf(&b, "endpoint=%s\n", p.Endpoint)
+		}
+		fmt.Fprintf(&b, "persistent_keepalive_interval=%d\nreplace_allowed_ips=true\n", p.Keepalive)
+		for _, a := range strings.Split(p.Allowed, ",") {
+			fmt.Fprintf(&b, "allowed_ip=%s\n", a)
+		}
+	}
+	for _, g := range c.gone {
+		key("public_key", g)
+		b.WriteString("remove=true\n")
+	}
+	if bad != nil {
+		return bad
+	}
+	b.WriteString("\n")
+	_, err := uapiCall(socket, b.String())
+	return err
+}
+
+func uapiGet(socket string) (wgState, error) {
+	s := wgState{last: map[string]int64{}}
+	lines, err := uapiCall(socket, "get=1\n\n")
+	if err != nil {
+		return s, err
+	}
+	var allowed []string
+	finish := func() {
+		if n := len(s.peers); n > 0 {
+			s.peers[n-1].Allowed = joinAllowed(allowed)
+		}
+		allowed = nil
+	}
+	toBase := func(h string) string {
+		raw, _ := hex.DecodeString(h) // the process writes what it was given
+		return base64.StdEncoding.EncodeToString(raw)
+	}
+	for _, line := range lines {
+		k, v, _ := strings.Cut(line, "=")
+		n, _ := strconv.ParseInt(v, 10, 64)
+		if k == "public_key" {
+			finish()
+			s.peers = append(s.peers, network.WGPeer{PublicKey: toBase(v)})
+			continue
+		}
+		if len(s.peers) == 0 {
+			switch k {
+			case "private_key":
+				s.key = network.Secret(toBase(v))
+			case "listen_port":
+				s.port = int(n)
+			}
+			continue
+		}
+		p := &s.peers[len(s.peers)-1]
+		switch k {
+		case "preshared_key":
+			if strings.Trim(v, "0") != "" {
+				p.PSK = network.Secret(toBase(v))
+			}
+		case "endpoint":
+			p.Endpoint, _ = netip.ParseAddrPort(v)
+			p.Endpoint = unmapped(p.Endpoint)
+		case "persistent_keepalive_interval":
+			p.Keepalive = int(n)
+		case "allowed_ip":
+			allowed = append(allowed, v)
+		case "last_handshake_time_sec":
+			s.last[p.PublicKey] = n
+		}
+	}
+	finish()
+	return s, nil
+}
