@@ -93,12 +93,13 @@ func (h *handler) explain(w http.ResponseWriter, r *http.Request, _ string) erro
 	}
 	out := explanations{Explanations: []fleet.Explanation{}}
 	var ask []unit.Name
+	var unknown []fleet.Explanation
 	names := r.URL.Query()["unit"]
 	for _, name := range names {
 		if _, ok := v.snap.Units[unit.Name(name)]; ok {
 			ask = append(ask, unit.Name(name))
 		} else {
-			out.Explanations = append(out.Explanations, fleet.Explanation{Unit: unit.Name(name), Reason: "no such unit in the registry"})
+			unknown = append(unknown, fleet.Explanation{Unit: unit.Name(name), Reason: "no such unit in the registry"})
 		}
 	}
 	if len(names) == 0 {
@@ -111,6 +112,7 @@ func (h *handler) explain(w http.ResponseWriter, r *http.Request, _ string) erro
 	if len(ask) > 0 {
 		out.Explanations = append(out.Explanations, h.Explain(v.snap, ask...)...)
 	}
+	out.Explanations = append(out.Explanations, unknown...)
 	reply(w, http.StatusOK, out)
 	return nil
 }
