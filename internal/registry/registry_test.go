@@ -16,26 +16,43 @@ import (
 
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/kv"
+	"github.com/fleet-init/fleet/internal/kv/etcd/etcdtest"
 	"github.com/fleet-init/fleet/internal/unit"
 )
 
-// fixture is a registry over a memory store whose clock stands still until moved, with a hook before each transaction.
+// fixture is a registry over a store, with a hook before each transaction.
 type fixture struct {
 	*testing.T
 	*Registry
-	mem  *kv.Memory
+	raw  kv.Store
+	mem  *kv.Memory // raw, when that is the memory store; its clock stands still until moved
 	now  time.Time
 	logs strings.Builder
-	hook func(guards []kv.Guard, ops []kv.Op) error // called once, before the next transaction
+	hook func() // called once, before the next transaction
 	txns int
 }
 
 func newFixture(t *testing.T) *fixture {
 	f := &fixture{T: t, now: time.Unix(1000, 0)}
 	f.mem = kv.NewMemory(func() time.Time { return f.now })
-	log := slog.New(slog.NewTextHandler(&f.logs, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	f.Registry = New(hooked{f.mem, f}, "/fleet/", log)
+	f.over(f.mem)
 	return f
+}
+
+func (f *fixture) over(raw kv.Store) {
+	f.raw = raw
+	log := slog.New(slog.NewTextHandler(&f.logs, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	f.Registry = New(hooked{raw, f}, "/fleet/", log)
+}
+
+// eachStore runs a test over the memory store and over a real etcd.
+func eachStore(t *testing.T, test func(*testing.T, *fixture)) {
+	t.Run("memory", func(t *testing.T) { test(t, newFixture(t)) })
+	t.Run("etcd", func(t *testing.T) {
+		f := &fixture{T: t}
+		f.over(etcdtest.Start(t).Store)
+		test(t, f)
+	})
 }
 
 // hooked lets a test act between a registry's read and its write.
@@ -48,9 +65,7 @@ func (h hooked) Txn(ctx context.Context, guards []kv.Guard, ops []kv.Op) (int64,
 	h.f.txns++
 	if hook := h.f.hook; hook != nil {
 		h.f.hook = nil
-		if err := hook(guards, ops); err != nil {
-			return 0, false, err
-		}
+		hook()
 	}
 	return h.Store.Txn(ctx, guards, ops)
 }
@@ -143,7 +158,7 @@ func (f *fixture) wantErr(what string, err, want error) {
 // put writes raw, past the registry.
 func (f *fixture) put(key, value string) int64 {
 	f.Helper()
-	rev, _, err := f.mem.Txn(f.Context(), nil, []kv.Op{{Key: f.prefix + key, Value: []byte(value)}})
+	rev, _, err := f.raw.Txn(f.Context(), nil, []kv.Op{{Key: f.prefix + key, Value: []byte(value)}})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -151,8 +166,9 @@ func (f *fixture) put(key, value string) int64 {
 }
 
 // A unit goes the whole way: submitted, placed, ordered, reported, seen in a snapshot.
-func TestAUnitGoesTheWholeWay(t *testing.T) {
-	f := newFixture(t)
+func TestAUnitGoesTheWholeWay(t *testing.T) { eachStore(t, testWholeWay) }
+
+func testWholeWay(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	p := f.register(m1)
 	sub := f.submit(webText, fleet.Launched, "web@1.service")[0]
@@ -201,8 +217,10 @@ func TestAUnitGoesTheWholeWay(t *testing.T) {
 	f.want("placements", map[fleet.Key]fleet.Placement{key: placed}, s.Placements)
 	f.want("admitted", p.Rev, s.Machines[m1].Admitted)
 
-	// The machine dies: what hangs on its lease goes, the placement stays.
-	f.now = f.now.Add(10 * time.Second)
+	// The machine goes: what hangs on its lease goes, the placement stays.
+	if err := f.Leave(ctx, p); err != nil {
+		t.Fatal(err)
+	}
 	s = f.snapshot()
 	f.want("after its lease", 0, len(s.Machines)+len(s.Observed))
 	f.want("placements", map[fleet.Key]fleet.Placement{key: placed}, s.Placements)
@@ -214,6 +232,33 @@ func printed(files map[unit.Hash]*unit.File) map[unit.Hash]string {
 		out[h] = f.String()
 	}
 	return out
+}
+
+// must fails the test on an error.
+func (f *fixture) must(err error) {
+	f.Helper()
+	if err != nil {
+		f.Fatal(err)
+	}
+}
+
+// get reads a raw value, "" if there is none.
+func (f *fixture) get(key string) string {
+	f.Helper()
+	kvs, _, err := f.raw.Range(f.Context(), f.prefix+key)
+	f.must(err)
+	if len(kvs[0]) == 0 {
+		return ""
+	}
+	return string(kvs[0][0].Value)
+}
+
+// rev is the store's last revision.
+func (f *fixture) rev() int64 {
+	f.Helper()
+	_, rev, err := f.raw.Range(f.Context(), "any")
+	f.must(err)
+	return rev
 }
 
 // apply brings a snapshot up by a watch's changes, as an engine that does not read everything anew would.
