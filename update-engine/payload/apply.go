@@ -1,6 +1,7 @@
 package payload
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -96,8 +97,17 @@ func (j Job) Run(ctx context.Context) error {
 		}
 	}
 	p := Progress{Frames: len(j.Index.Frames), Done: len(j.Index.Frames) - len(todo)}
-	for part := range slices.Chunk(todo, max(1, cmpOr(j.Every, 64))) {
-		wire, err := j.group(ctx, part)
+	benches := make(chan *bench, max(1, cmp.Or(j.Workers, 2)))
+	for range cap(benches) {
+		w, err := newBench()
+		if err != nil {
+			return fmt.Errorf("set up zstd: %w", err)
+		}
+		defer w.dec.Close()
+		benches <- w
+	}
+	for part := range slices.Chunk(todo, max(1, cmp.Or(j.Every, 64))) {
+		wire, err := j.group(ctx, benches, part)
 		p.Wire += wire
 		if err != nil {
 			return err
@@ -120,15 +130,15 @@ func (j Job) Run(ctx context.Context) error {
 }
 
 // group makes some frames: those of the base first, then the others as their wire bytes come in.
-func (j Job) group(ctx context.Context, part []int) (wire int64, err error) {
+func (j Job) group(ctx context.Context, benches chan *bench, part []int) (wire int64, err error) {
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(max(1, cmpOr(j.Workers, 2)))
+	g.SetLimit(cap(benches))
 	var spans []Span
 	var fetched []int
 	for _, i := range part {
 		f := j.Index.Frames[i]
 		if f.Kind == Same {
-			g.Go(func() error { return j.frame(ctx, i, nil) })
+			g.Go(func() error { return j.frame(ctx, benches, i, nil) })
 			continue
 		}
 		spans, fetched = append(spans, Span{f.WireOff, int64(f.WireLen), f.Wire}), append(fetched, i)
@@ -140,7 +150,7 @@ func (j Job) group(ctx context.Context, part []int) (wire int64, err error) {
 				return fmt.Errorf("frame %d of %s: %w", fetched[k], j.File, ErrContent)
 			}
 			n.Add(int64(len(b)))
-			g.Go(func() error { return j.frame(ctx, fetched[k], b) })
+			g.Go(func() error { return j.frame(ctx, benches, fetched[k], b) })
 			return ctx.Err()
 		})
 	}
@@ -154,20 +164,15 @@ func (j Job) group(ctx context.Context, part []int) (wire int64, err error) {
 	return n.Load(), err
 }
 
-func cmpOr(a, b int) int {
-	if a != 0 {
-		return a
-	}
-	return b
-}
-
 // frame makes one frame and writes it. Nothing is written that does not hash to what the index says.
-func (j Job) frame(ctx context.Context, i int, wire []byte) error {
+func (j Job) frame(ctx context.Context, benches chan *bench, i int, wire []byte) error {
+	w := <-benches
+	defer func() { benches <- w }()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	f := j.Index.Frames[i]
-	out, err := f.decode(j.Base, wire)
+	out, err := w.decode(f, j.Base, wire)
 	if err != nil {
 		return fmt.Errorf("frame %d of %s: %w", i, j.File, err)
 	}
@@ -179,49 +184,56 @@ func (j Job) frame(ctx context.Context, i int, wire []byte) error {
 	return nil
 }
 
-// decode makes the image's bytes. The wire bytes are the right ones already, so that a wrong result means a wrong base.
-func (f Frame) decode(base io.ReaderAt, wire []byte) ([]byte, error) {
-	var dict []byte
+// bench is what one worker needs, made once and used for frame after frame: with buffers made anew for each frame the heap
+// of a run over 64 MiB grew by 130 MiB instead of 33.
+type bench struct {
+	dict, out []byte
+	dec       *zstd.Decoder
+}
+
+func newBench() (*bench, error) {
+	// The decoder gives up when a frame would make more than the room it gets, before it takes the memory.
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true))
+	return &bench{dec: dec, out: make([]byte, 0, FrameSize)}, err
+}
+
+// decode makes the image's bytes; they stand until the next call. The wire bytes are the right ones already, so that a wrong
+// result means a wrong base.
+func (w *bench) decode(f Frame, base io.ReaderAt, wire []byte) ([]byte, error) {
 	if f.Kind != Full {
 		if base == nil {
 			return nil, ErrBase
 		}
-		dict = make([]byte, f.DictLen)
-		if err := readFull(base, dict, f.DictOff); err != nil {
+		if cap(w.dict) < f.DictLen {
+			w.dict = make([]byte, f.DictLen)
+		}
+		w.dict = w.dict[:f.DictLen]
+		if err := readFull(base, w.dict, f.DictOff); err != nil {
 			return nil, fmt.Errorf("%w: read %d bytes at %d: %w", ErrBase, f.DictLen, f.DictOff, err)
 		}
 	}
-	out := dict
-	if f.Kind != Same {
+	wrong, out := ErrBase, w.dict
+	switch f.Kind {
+	case Full:
+		wrong = ErrContent
+		fallthrough
+	case Delta:
+		set := zstd.WithDecoderDictDelete()
+		if f.Kind == Delta {
+			set = zstd.WithDecoderDictRaw(0, w.dict)
+		}
+		if err := w.dec.ResetWithOptions(nil, set); err != nil {
+			return nil, fmt.Errorf("set up zstd: %w", err)
+		}
 		var err error
-		if out, err = decompress(wire, dict, f.Len); err != nil {
-			if f.Kind == Delta {
-				return nil, fmt.Errorf("%w: %w", ErrBase, err)
-			}
-			return nil, fmt.Errorf("decode: %w", err)
+		if out, err = w.dec.DecodeAll(wire, w.out[:0:f.Len]); err != nil {
+			return nil, fmt.Errorf("%w: %w", wrong, err)
 		}
 	}
 	if len(out) != f.Len || Sum(out) != f.Out {
-		if f.Kind == Full {
-			return nil, ErrContent
-		}
-		return nil, ErrBase
+		return nil, wrong
 	}
 	return out, nil
-}
-
-// decompress unpacks one zstd frame of at most n bytes; a frame that would give more is an error before it takes the memory.
-func decompress(wire, dict []byte, n int) ([]byte, error) {
-	opts := []zstd.DOption{zstd.WithDecoderConcurrency(1), zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderLowmem(true)}
-	if dict != nil {
-		opts = append(opts, zstd.WithDecoderDictRaw(0, dict))
-	}
-	dec, err := zstd.NewReader(nil, opts...)
-	if err != nil {
-		return nil, err
-	}
-	defer dec.Close()
-	return dec.DecodeAll(wire, make([]byte, 0, n))
 }
 
 // Verify reads the whole image back. Frames that are not what they must be are taken out of the journal, so that the next Run

@@ -166,7 +166,7 @@ func (im Image) check() error {
 		frames := (im.Size + FrameSize - 1) / FrameSize
 		switch {
 		case !isPath(f.Name):
-			return fmt.Errorf("file %q: want a relative path without ..", f.Name)
+			return fmt.Errorf("file %q: want a relative path that stays below the manifest", f.Name)
 		case f.Index.Len != indexHead+frames*recordSize:
 			return fmt.Errorf("file %s: index of %d bytes for %d frames", f.Name, f.Index.Len, frames)
 		case f.Index.Off < 0 || f.Index.Off+f.Index.Len != f.Size:
