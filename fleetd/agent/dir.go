@@ -1,0 +1,156 @@
+package agent
+
+import (
+	"crypto/sha1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/fleet-init/fleet/internal/unit"
+)
+
+// Dir is the Disk of a real host: unit files in one folder, marks in another. Marks belong on a file system that a reboot empties, so
+// that after it everything is started anew.
+type Dir struct {
+	units, marks string
+	log          *slog.Logger
+}
+
+// tempPrefix marks files that are being written. systemd ignores names that start with a dot, and so does Read.
+const tempPrefix = ".fleet-"
+
+// OpenDir makes the folders where they do not exist, and removes what a crash left half written.
+func OpenDir(units, marks string, log *slog.Logger) (*Dir, error) {
+	for _, d := range []string{units, marks} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return nil, err
+		}
+		entries, err := os.ReadDir(d)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), tempPrefix) {
+				continue
+			}
+			if err := os.Remove(filepath.Join(d, e.Name())); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return &Dir{units: units, marks: marks, log: log}, nil
+}
+
+// Path is where a unit's file is, or would be.
+func (d *Dir) Path(n unit.Name) string { return filepath.Join(d.units, string(n)) }
+
+// runnable checks a name before it becomes a path.
+func runnable(s string) (unit.Name, error) {
+	n, err := unit.ParseName(s)
+	if err != nil {
+		return "", err
+	}
+	if n.IsTemplate() {
+		return "", fmt.Errorf("%s is a template: only its instances can run", n)
+	}
+	return n, nil
+}
+
+// Read reads all unit files and marks. Other files are left alone.
+func (d *Dir) Read() (map[unit.Name]OnDisk, error) {
+	found := map[unit.Name]OnDisk{}
+	err := d.each(d.units, func(n unit.Name, text []byte) {
+		sum := sha1.Sum(text)
+		o := OnDisk{Hash: unit.Hash(hex.EncodeToString(sum[:]))}
+		if f, err := unit.Parse(text); err == nil {
+			o.Install = f.HasInstall()
+		}
+		found[n] = o
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = d.each(d.marks, func(n unit.Name, text []byte) {
+		o := found[n]
+		o.Started = unit.Hash(strings.TrimSpace(string(text)))
+		found[n] = o
+	})
+	return found, err
+}
+
+func (d *Dir) each(dir string, do func(unit.Name, []byte)) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		n, err := runnable(e.Name())
+		if err != nil || !e.Type().IsRegular() {
+			d.log.Debug("a file that is no unit is left alone", "path", filepath.Join(dir, e.Name()))
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // taken away meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		do(n, text)
+	}
+	return nil
+}
+
+// Write replaces a unit's file in one step: neither systemd nor a restarted agent sees half of it.
+func (d *Dir) Write(n unit.Name, f *unit.File) error {
+	if _, err := runnable(string(n)); err != nil {
+		return err
+	}
+	if err := replace(d.units, string(n), f.String()); err != nil {
+		return err
+	}
+	// A time of its own: systemd compares times to see that a text is new, and the kernel's may be the same for two changes in one
+	// clock tick.
+	now := time.Now()
+	return os.Chtimes(d.Path(n), now, now)
+}
+
+// replace does not sync: the folders are in memory, or after a power loss a text with the wrong hash is written again.
+func replace(dir, name, text string) error {
+	temp := filepath.Join(dir, tempPrefix+name)
+	if err := os.WriteFile(temp, []byte(text), 0o644); err != nil {
+		return errors.Join(err, removeAll(temp))
+	}
+	return os.Rename(temp, filepath.Join(dir, name))
+}
+
+// Remove removes a unit's file and mark. The mark goes last: should the file be left by a crash, so is what tells that it ran.
+func (d *Dir) Remove(n unit.Name) error {
+	return removeAll(d.Path(n), filepath.Join(d.marks, string(n)))
+}
+
+func removeAll(paths ...string) error {
+	for _, p := range paths {
+		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Mark notes that this content was started; "" takes the note away.
+func (d *Dir) Mark(n unit.Name, started unit.Hash) error {
+	if started == "" {
+		return removeAll(filepath.Join(d.marks, string(n)))
+	}
+	if _, err := runnable(string(n)); err != nil {
+		return err
+	}
+	return replace(d.marks, string(n), string(started)+"\n")
+}

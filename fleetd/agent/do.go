@@ -1,0 +1,198 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/unit"
+)
+
+// Back-off of tasks that led nowhere.
+const (
+	firstWait = time.Second
+	mostWait  = time.Minute
+)
+
+// Do does a plan's tasks. A task's failure is the reason of its unit and no other's; the next plan has it again, after a while. Jobs
+// beyond the window are left to the next plan, when others have ended. Texts to fetch are left to whoever runs the agent: see
+// Missing.
+func (a *Agent) Do(ctx context.Context, now time.Time, tasks []Task) {
+	by := map[Kind][]Task{}
+	for _, t := range tasks {
+		by[t.Kind] = append(by[t.Kind], t)
+	}
+	places := a.free(now)
+	stops := by[Stop][:min(places, len(by[Stop]))]
+	a.queue(ctx, now, stops, "stop", a.Systemd.Stop)
+	a.unload(ctx, now, by[Unload])
+	a.fetch = a.fetch[:0]
+	for _, t := range by[Fetch] {
+		a.fetch = append(a.fetch, t.Hash)
+	}
+	failed := a.load(ctx, now, by[Load])
+	if len(by[Reload]) > 0 {
+		a.try(now, by[Reload][0])
+		if err := a.Systemd.Reload(ctx); err != nil {
+			a.Log.Warn("systemd was not reloaded", "err", err)
+		} else {
+			a.stale = false
+		}
+	}
+	if a.stale {
+		return // by a file of just now: the next plan reloads, then starts
+	}
+	starts := slices.DeleteFunc(by[Start], func(t Task) bool { return failed[t.Unit] })
+	starts = starts[:min(places-len(stops), len(starts))]
+	for _, t := range starts {
+		a.Log.Debug("start", "unit", t.Unit, "reason", t.Reason)
+	}
+	a.queue(ctx, now, starts, "start", a.Systemd.Start)
+}
+
+// free is how many jobs may be asked for now.
+func (a *Agent) free(now time.Time) int {
+	n := a.Window
+	for _, j := range a.jobs {
+		if now.Sub(j.at) < slowJob {
+			n--
+		}
+	}
+	return max(n, 0)
+}
+
+// try counts a task.
+func (a *Agent) try(now time.Time, t Task) {
+	before := a.tried[t.id()]
+	wait := min(firstWait<<min(before.count, 10), mostWait)
+	a.tried[t.id()] = try{count: before.count + 1, until: now.Add(wait)}
+}
+
+// queue asks systemd for jobs. What it takes counts as started at once: should this process end before the job does, the next must
+// not start a unit that ran in between.
+func (a *Agent) queue(ctx context.Context, now time.Time, tasks []Task, kind string,
+	ask func(context.Context, []unit.Name) map[unit.Name]error) {
+	if len(tasks) == 0 {
+		return
+	}
+	names := make([]unit.Name, len(tasks))
+	for i, t := range tasks {
+		names[i] = t.Unit
+		a.try(now, t)
+	}
+	errs := ask(ctx, names)
+	for _, t := range tasks {
+		if err := errs[t.Unit]; err != nil {
+			a.fail(t.Unit, err)
+			continue
+		}
+		a.jobs[t.Unit] = job{kind: kind, at: now}
+		if kind == "start" {
+			a.mark(t.Unit, t.Hash)
+		}
+	}
+}
+
+func (a *Agent) unload(ctx context.Context, now time.Time, tasks []Task) {
+	if len(tasks) == 0 {
+		return
+	}
+	names := make([]unit.Name, len(tasks))
+	for i, t := range tasks {
+		names[i] = t.Unit
+		a.try(now, t)
+	}
+	errs := a.Systemd.Unload(ctx, names)
+	for _, t := range tasks {
+		err := errs[t.Unit]
+		if err == nil {
+			err = a.Disk.Remove(t.Unit)
+		}
+		if err != nil {
+			a.fail(t.Unit, fmt.Errorf("unload %s: %w", t.Unit, err))
+			continue
+		}
+		delete(a.disk, t.Unit)
+		delete(a.states, t.Unit)
+		delete(a.reasons, t.Unit)
+		delete(a.dirty, t.Unit)
+	}
+}
+
+// load writes files and makes them known to systemd, all at once. It returns the units for which that failed.
+func (a *Agent) load(ctx context.Context, now time.Time, tasks []Task) (failed map[unit.Name]bool) {
+	failed = map[unit.Name]bool{}
+	if len(tasks) == 0 {
+		return failed
+	}
+	var files []fleet.UnitPath
+	for _, t := range tasks {
+		a.try(now, t)
+		f, err := a.write(t)
+		if err != nil {
+			failed[t.Unit] = true
+			a.fail(t.Unit, fmt.Errorf("load %s: %w", t.Unit, err))
+			continue
+		}
+		files = append(files, f)
+	}
+	stale, errs := a.Systemd.Load(ctx, files)
+	a.stale = a.stale || stale
+	for _, f := range files {
+		if err := errs[f.Name]; err != nil {
+			failed[f.Name] = true
+			a.fail(f.Name, fmt.Errorf("load %s: %w", f.Name, err))
+		}
+		a.dirty[f.Name] = true
+	}
+	return failed
+}
+
+// write puts a text on disk, unless it is there.
+func (a *Agent) write(t Task) (fleet.UnitPath, error) {
+	d, was := a.disk[t.Unit]
+	p := fleet.UnitPath{Name: t.Unit, Path: a.Disk.Path(t.Unit), Install: d.Install, Replaced: was}
+	if d.Hash == t.Hash {
+		return p, nil
+	}
+	f := a.texts[t.Hash]
+	if f == nil {
+		return p, fmt.Errorf("text %s: %w", t.Hash, fleet.ErrNotFound)
+	}
+	if err := a.Disk.Write(t.Unit, f); err != nil {
+		return p, err
+	}
+	p.Install = f.HasInstall()
+	a.disk[t.Unit] = OnDisk{Hash: t.Hash, Install: p.Install, Started: d.Started}
+	return p, nil
+}
+
+// Missing are the texts that the last plan asked for.
+func (a *Agent) Missing() []unit.Hash { return a.fetch }
+
+// Fetched takes texts that were asked for, or why there are none.
+func (a *Agent) Fetched(now time.Time, asked []unit.Hash, texts map[unit.Hash]*unit.File, err error) {
+	for _, h := range asked {
+		f, why := texts[h], err
+		switch {
+		case why != nil:
+		case f == nil:
+			why = fleet.ErrNotFound
+		case f.Hash() != h:
+			// written to disk it would never be the text that is ordered, and be replaced for ever
+			why = fmt.Errorf("its content has the hash %s", f.Hash())
+		default:
+			a.texts[h] = f
+			continue
+		}
+		for n, p := range a.orders.Placements {
+			if p.Hash == h && a.disk[n].Hash != h && !p.Handover {
+				a.fail(n, fmt.Errorf("read text %s from the store: %w", h, why))
+			}
+		}
+		a.try(now, Task{Kind: Fetch, Hash: h})
+	}
+	a.fetch = nil
+}

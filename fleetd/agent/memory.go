@@ -1,0 +1,87 @@
+package agent
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"sync"
+
+	"github.com/fleet-init/fleet/internal/unit"
+)
+
+// Memory is a Disk for tests and the simulator. It outlives the agents that use it, as a disk does.
+type Memory struct {
+	mu    sync.Mutex // guards all below
+	units map[unit.Name]OnDisk
+	texts map[unit.Name]string
+}
+
+// NewMemory returns an empty one.
+func NewMemory() *Memory {
+	return &Memory{units: map[unit.Name]OnDisk{}, texts: map[unit.Name]string{}}
+}
+
+// Path is the path that ReadFile knows.
+func (m *Memory) Path(n unit.Name) string { return "/units/" + string(n) }
+
+// ReadFile gives a unit's text by its path, for a fake systemd.
+func (m *Memory) ReadFile(p string) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	text, ok := m.texts[unit.Name(path.Base(p))]
+	if !ok {
+		return nil, fmt.Errorf("read %s: %w", p, fs.ErrNotExist)
+	}
+	return []byte(text), nil
+}
+
+// Read, Write, Remove and Mark are as Dir's.
+func (m *Memory) Read() (map[unit.Name]OnDisk, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.units), nil
+}
+
+// Write keeps a text.
+func (m *Memory) Write(n unit.Name, f *unit.File) error {
+	if _, err := runnable(string(n)); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.units[n] = OnDisk{Hash: f.Hash(), Install: f.HasInstall(), Started: m.units[n].Started}
+	m.texts[n] = f.String()
+	return nil
+}
+
+// Remove forgets a unit.
+func (m *Memory) Remove(n unit.Name) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.units, n)
+	delete(m.texts, n)
+	return nil
+}
+
+// Mark notes what was started.
+func (m *Memory) Mark(n unit.Name, started unit.Hash) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	d := m.units[n]
+	d.Started = started
+	if d == (OnDisk{}) {
+		delete(m.units, n)
+		return nil
+	}
+	m.units[n] = d
+	return nil
+}
+
+// Reboot is what a reboot does: /run is empty.
+func (m *Memory) Reboot() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.units)
+	clear(m.texts)
+}
