@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/fleet-init/fleet/internal/fleet"
@@ -139,87 +137,6 @@ func (r *Registry) unreadable(kv kv.KV, err error) {
 	}
 }
 
-// decoder turns keys into fleet's types. It remembers what equal values decode to: the units of one template and their placements
-// have equal records, so that of a million records most cost one look-up and share one Needs.
-type decoder struct {
-	r          *Registry
-	units      map[string]*fleet.Unit // Name and Rev unset; absent when the needs depend on the name
-	placements map[string]placementRecord
-}
-
-// remembered bounds a decoder's memory when records do not repeat.
-const remembered = 1 << 14
-
-func (r *Registry) newDecoder() *decoder {
-	return &decoder{r: r, units: map[string]*fleet.Unit{}, placements: map[string]placementRecord{}}
-}
-
-func (d *decoder) unit(name unit.Name, kv kv.KV) (fleet.Unit, bool) {
-	if known := d.units[string(kv.Value)]; known != nil {
-		u := *known
-		u.Name, u.Rev = name, kv.Mod
-		return u, true
-	}
-	u, shared, err := unitOf(name, kv)
-	if err != nil {
-		d.r.unreadable(kv, err)
-		return u, false
-	}
-	if shared && len(d.units) < remembered {
-		d.units[string(kv.Value)] = &u
-	}
-	return u, true
-}
-
-// unitOf decodes a unit's record. shared tells that another unit with an equal record has the same Needs, which is so unless a
-// specifier stands in an option. Needs are never changed by those who read them.
-func unitOf(name unit.Name, kv kv.KV) (u fleet.Unit, shared bool, err error) {
-	rec, err := decode[unitRecord](kv.Value)
-	if err != nil {
-		return u, false, err
-	}
-	shared = true
-	options := make([]unit.Option, len(rec.Fleet))
-	for i, o := range rec.Fleet {
-		options[i] = unit.Option{Section: unit.FleetSection, Name: o[0], Value: o[1]}
-		shared = shared && !strings.Contains(o[1], "%")
-	}
-	needs, err := unit.NeedsOf(options, name)
-	if err != nil {
-		return u, false, err
-	}
-	return fleet.Unit{Name: name, Hash: rec.Hash, Target: rec.Target, Needs: needs, Description: rec.Description, Rev: kv.Mod}, shared, nil
-}
-
-func (d *decoder) placement(key fleet.Key, kv kv.KV) (fleet.Placement, bool) {
-	rec, known := d.placements[string(kv.Value)]
-	if !known {
-		var err error
-		if rec, err = decode[placementRecord](kv.Value); err != nil {
-			d.r.unreadable(kv, err)
-			return fleet.Placement{}, false
-		}
-		if len(d.placements) < remembered {
-			d.placements[string(kv.Value)] = rec
-		}
-	}
-	return fleet.Placement{
-		Unit: key.Unit, Machine: key.Machine, Hash: rec.Hash, Target: rec.Target, Handover: rec.Handover, Rev: kv.Mod,
-	}, true
-}
-
-func (d *decoder) observation(key fleet.Key, kv kv.KV) (fleet.Observation, bool) {
-	rec, err := decode[observedRecord](kv.Value)
-	if err != nil {
-		d.r.unreadable(kv, err)
-		return fleet.Observation{}, false
-	}
-	return fleet.Observation{
-		Unit: key.Unit, Machine: key.Machine, Load: rec.Load, Active: rec.Active, Sub: rec.Sub, Result: rec.Result,
-		Hash: rec.Hash, Launched: rec.Launched, Since: rec.Since, Reason: rec.Reason,
-	}, true
-}
-
 func observationRecord(o fleet.Observation) observedRecord {
 	since := o.Since
 	if !since.IsZero() {
@@ -228,90 +145,4 @@ func observationRecord(o fleet.Observation) observedRecord {
 	return observedRecord{
 		Load: o.Load, Active: o.Active, Sub: o.Sub, Result: o.Result, Hash: o.Hash, Launched: o.Launched, Since: since, Reason: o.Reason,
 	}
-}
-
-// roster holds what is known of machines, in the three records that make one fleet.Machine.
-type roster struct {
-	r        *Registry
-	own      map[fleet.MachineID]ownRecord
-	settings map[fleet.MachineID]settingsRecord
-	admitted map[fleet.MachineID]int64
-}
-
-type ownRecord struct {
-	machineRecord
-	rev int64 // create revision
-}
-
-func (r *Registry) newRoster() *roster {
-	return &roster{
-		r:        r,
-		own:      map[fleet.MachineID]ownRecord{},
-		settings: map[fleet.MachineID]settingsRecord{},
-		admitted: map[fleet.MachineID]int64{},
-	}
-}
-
-// put takes one of the three records in. One that cannot be read counts as absent.
-func (ro *roster) put(kind string, id fleet.MachineID, kv kv.KV) {
-	ro.drop(kind, id)
-	var err error
-	switch kind {
-	case machines:
-		var rec machineRecord
-		if rec, err = decode[machineRecord](kv.Value); err == nil {
-			ro.own[id] = ownRecord{rec, kv.Create}
-		}
-	case settings:
-		var rec settingsRecord
-		if rec, err = decode[settingsRecord](kv.Value); err == nil {
-			ro.settings[id] = rec
-		}
-	case admitted:
-		var rec admittedRecord
-		if rec, err = decode[admittedRecord](kv.Value); err == nil {
-			ro.admitted[id] = rec.Rev
-		}
-	}
-	if err != nil {
-		ro.r.unreadable(kv, err)
-	}
-}
-
-func (ro *roster) drop(kind string, id fleet.MachineID) {
-	switch kind {
-	case machines:
-		delete(ro.own, id)
-	case settings:
-		delete(ro.settings, id)
-	case admitted:
-		delete(ro.admitted, id)
-	}
-}
-
-// machine joins the records; ok=false when the machine is not registered.
-func (ro *roster) machine(id fleet.MachineID) (m fleet.Machine, ok bool) {
-	own, ok := ro.own[id]
-	if !ok {
-		return fleet.Machine{}, false
-	}
-	set := ro.settings[id]
-	m = fleet.Machine{
-		ID: id, Name: own.Name, IP: own.IP, Version: own.Version, Leaving: own.Leaving || set.Leaving, Cordon: set.Cordon,
-		Rev: own.rev, Admitted: ro.admitted[id], Metadata: maps.Clone(own.Metadata),
-	}
-	for k, v := range set.Metadata {
-		switch {
-		case v == nil:
-			delete(m.Metadata, k)
-		case m.Metadata == nil:
-			m.Metadata = map[string]string{k: *v}
-		default:
-			m.Metadata[k] = *v
-		}
-	}
-	if len(m.Metadata) == 0 {
-		m.Metadata = nil
-	}
-	return m, true
 }

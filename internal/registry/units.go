@@ -42,7 +42,7 @@ func (r *Registry) Unit(ctx context.Context, name unit.Name) (fleet.Unit, *unit.
 		if rec == nil {
 			return fleet.Unit{}, nil, fmt.Errorf("read %s: %w", name, fleet.ErrNotFound)
 		}
-		u, _, err := unitOf(name, *rec)
+		u, err := unitOf(name, *rec)
 		if err != nil {
 			return fleet.Unit{}, nil, fmt.Errorf("read %s: record: %w", name, err)
 		}
