@@ -29,26 +29,45 @@ type cluster struct {
 	cancel context.CancelFunc
 	ctx    context.Context
 	tasks  sync.WaitGroup
-	server *http.Server
+
+	server     *http.Server
+	stopServer context.CancelFunc
+	presences  map[fleet.MachineID]registry.Presence
 }
 
 func newCluster(tb testing.TB, socket string) *cluster {
 	ctx, cancel := context.WithCancel(context.Background())
 	log := slog.New(slog.DiscardHandler)
-	c := &cluster{ctx: ctx, cancel: cancel, socket: socket}
+	c := &cluster{ctx: ctx, cancel: cancel, socket: socket, presences: map[fleet.MachineID]registry.Presence{}}
 	c.reg = registry.New(kv.NewMemory(time.Now), "/fleet/", log)
-	c.server = api.NewServer(ctx, api.NewHandler(api.Config{Registry: c.reg, Explain: explain, Version: "1.2.3"}), log)
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	c.task(func() { _ = c.server.Serve(l) }) // ends with ErrServerClosed
+	c.serve(tb)
 	term, ok, err := c.reg.Campaign(ctx, "engine", "1.2.3", time.Hour)
 	if err != nil || !ok {
 		tb.Fatal("campaign:", err)
 	}
 	c.task(func() { c.plan(tb, term) })
 	return c
+}
+
+func (c *cluster) serve(tb testing.TB) {
+	log := slog.New(slog.DiscardHandler)
+	ctx, cancel := context.WithCancel(c.ctx)
+	server := api.NewServer(ctx, api.NewHandler(api.Config{Registry: c.reg, Explain: explain, Version: "1.2.3"}), log)
+	l, err := net.Listen("unix", c.socket)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	c.task(func() { _ = server.Serve(l) }) // ends with ErrServerClosed
+	c.server, c.stopServer = server, cancel
+}
+
+// restartServer is fleetd's API ending as it should and coming back.
+func (c *cluster) restartServer(tb testing.TB) {
+	c.stopServer()
+	if err := c.server.Shutdown(c.ctx); err != nil {
+		tb.Fatal(err)
+	}
+	c.serve(tb)
 }
 
 func (c *cluster) task(f func()) { c.tasks.Go(f) }
@@ -164,6 +183,7 @@ func (c *cluster) machine(id, ip string, metadata map[string]string) error {
 	if err != nil {
 		return err
 	}
+	c.presences[fleet.MachineID(id)] = p
 	c.task(func() {
 		known := map[unit.Name]fleet.Observation{}
 		now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"time"
+
 	"github.com/fleet-init/fleet/internal/api"
 	"github.com/fleet-init/fleet/internal/fleet"
 )
@@ -63,10 +65,12 @@ func judge(w *api.World, g *goal) verdict {
 		return verdict{kind: waiting}
 	case g.global:
 		return judgeGlobal(u, g, states)
-	case u.MachineID == "" && g.verb == "stop":
-		return verdict{kind: done} // runs nowhere
-	case u.MachineID == "":
-		return verdict{kind: unplaced}
+	}
+	if _, here := w.Machines[fleet.MachineID(u.MachineID)]; !here {
+		if g.verb == "stop" {
+			return verdict{kind: done} // runs nowhere
+		}
+		return verdict{kind: unplaced} // not yet, or still on a machine that is gone
 	}
 	v := judgeOne(u, g, u.MachineID, states)
 	v.machine = u.MachineID
@@ -98,11 +102,15 @@ func judgeGlobal(u api.Unit, g *goal, states map[string]api.UnitState) verdict {
 	return sum
 }
 
+// sinceSlack is how far two reports of one change may differ in its time: systemd's clock tells that of changes before fleetd
+// came up, the arrival of a signal that of later ones.
+const sinceSlack = 2 * time.Second
+
 // judgeOne looks at the unit on one machine.
 func judgeOne(u api.Unit, g *goal, machine string, states map[string]api.UnitState) verdict {
 	s, reported := states[machine]
 	base, before := g.base[machine]
-	same := before && base.Hash == s.Hash && base.Since.Equal(s.Since) // nothing has happened there since
+	same := before && base.Hash == s.Hash && s.Since.Sub(base.Since).Abs() < sinceSlack // maybe nothing has happened there since
 	switch {
 	case !reported && g.verb == "stop":
 		return verdict{kind: done}

@@ -36,15 +36,20 @@ type app struct {
 
 // run is fleetctl. env is os.Environ's form.
 func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, out: bufio.NewWriter(stdout), err: stderr}
-	if f, ok := stderr.(*os.File); ok {
-		a.tty = term.IsTerminal(int(f.Fd()))
-	}
+	a := newApp(stdin, stdout, stderr)
 	code := a.run(ctx, args, env)
 	if err := a.out.Flush(); err != nil && code == exitOK {
 		return a.fail("Error writing output: %v", err)
 	}
 	return code
+}
+
+func newApp(stdin io.Reader, stdout, stderr io.Writer) *app {
+	a := &app{stdin: stdin, out: bufio.NewWriter(stdout), err: stderr}
+	if f, ok := stderr.(*os.File); ok {
+		a.tty = term.IsTerminal(int(f.Fd()))
+	}
+	return a
 }
 
 func (a *app) run(ctx context.Context, args, env []string) int {

@@ -211,7 +211,7 @@ func (t *wait) ask(ctx context.Context) {
 	refused := map[string][]string{} // units by the reason they share
 	for _, x := range answers {
 		p := t.open[string(x.Unit)]
-		if p == nil || p.kind != unplaced || x.Placed || x.Machine != "" || len(x.Refusals) == 0 && x.Reason == "" {
+		if p == nil || p.kind != unplaced || t.comes(p, x) {
 			continue
 		}
 		why := explained(t.world.Machines, x, t.app.opts.full)
@@ -225,6 +225,15 @@ func (t *wait) ask(ctx context.Context) {
 	for _, why := range slices.Sorted(maps.Keys(refused)) {
 		t.nowhere(refused[why], why)
 	}
+}
+
+// comes reports whether some machine takes the unit, so that a placement is on its way.
+func (t *wait) comes(p *pending, x fleet.Explanation) bool {
+	if p.global {
+		return len(x.Refusals) < len(t.world.Machines)
+	}
+	_, here := t.world.Machines[x.Machine]
+	return here
 }
 
 // nowhere prints that no machine takes the units, and what that means for them.
@@ -246,12 +255,12 @@ func (t *wait) nowhere(names []string, why string) {
 	}
 }
 
-// explained is the rest of a message that ends in a colon: the reason in the same line, or one line per machine.
+// explained is the rest of a message that ends in a colon: the reason in the same line, then one line per machine.
 func explained(machines map[fleet.MachineID]api.Machine, x fleet.Explanation, full bool) string {
-	if len(x.Refusals) == 0 {
-		return " " + x.Reason
-	}
 	var b strings.Builder
+	if x.Reason != "" {
+		b.WriteString(" " + x.Reason)
+	}
 	for i, r := range x.Refusals {
 		if i == maxRefusals {
 			fmt.Fprintf(&b, "\n  ... and %d machines more", len(x.Refusals)-i)

@@ -91,28 +91,15 @@ func (h *handler) explain(w http.ResponseWriter, r *http.Request, _ string) erro
 	if err != nil {
 		return err
 	}
-	out := explanations{Explanations: []fleet.Explanation{}}
-	var ask []unit.Name
-	var unknown []fleet.Explanation
-	names := r.URL.Query()["unit"]
-	for _, name := range names {
-		if _, ok := v.snap.Units[unit.Name(name)]; ok {
-			ask = append(ask, unit.Name(name))
-		} else {
-			unknown = append(unknown, fleet.Explanation{Unit: unit.Name(name), Reason: "no such unit in the registry"})
-		}
+	query := r.URL.Query()["unit"]
+	names := make([]unit.Name, len(query))
+	for i, name := range query {
+		names[i] = unit.Name(name)
 	}
-	if len(names) == 0 {
-		for _, u := range v.units() {
-			if u.DesiredState != string(fleet.Inactive) && u.MachineID == "" && u.Machines == 0 {
-				ask = append(ask, unit.Name(u.Name))
-			}
-		}
+	out := explanations{Explanations: h.Explain(v.snap, names...)}
+	if out.Explanations == nil {
+		out.Explanations = []fleet.Explanation{}
 	}
-	if len(ask) > 0 {
-		out.Explanations = append(out.Explanations, h.Explain(v.snap, ask...)...)
-	}
-	out.Explanations = append(out.Explanations, unknown...)
 	reply(w, http.StatusOK, out)
 	return nil
 }

@@ -45,6 +45,9 @@ func newFixture(t *testing.T) *fixture {
 		Ready: func() error { return f.notYet },
 		Explain: func(s fleet.Snapshot, names ...unit.Name) []fleet.Explanation {
 			var out []fleet.Explanation
+			if len(names) == 0 {
+				names = []unit.Name{"homeless.service"}
+			}
 			for _, n := range names {
 				out = append(out, fleet.Explanation{Unit: n, Reason: string("wants " + s.Units[n].Target)})
 			}

@@ -29,7 +29,8 @@ type Registry interface {
 // Config is what a handler is made of. Registry, Explain and Version must be set.
 type Config struct {
 	Registry Registry
-	// Explain says, out of one snapshot, what becomes of units; one answer per name, in order.
+	// Explain says, out of one snapshot, what becomes of units: one answer per name, in order, also for unknown ones; without names,
+	// of every unit that wants a machine and has none.
 	Explain func(s fleet.Snapshot, names ...unit.Name) []fleet.Explanation
 	// Ready returns why this fleetd cannot answer yet (not registered, no store); everything but metrics and version is then 503
 	// with that reason. nil: always ready.

@@ -44,7 +44,10 @@ func (v *view) unit(name unit.Name) (Unit, bool) {
 		switch {
 		case v.snap.Placements[key].Handover:
 		case w.Global:
-			w.Machines++
+			// On a machine that is gone a global unit stays placed, for when it comes back.
+			if _, here := v.snap.Machines[m]; here {
+				w.Machines++
+			}
 		default:
 			w.MachineID = string(m)
 			w.CurrentState = string(current(v.snap.Observed[key]))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -118,10 +119,7 @@ func (s *stream) follow(ctx context.Context, changes <-chan fleet.Changes, begun
 // current state or machine follow from it.
 func (s *stream) tell(c fleet.Change, rev int64, old bool) {
 	if c.Machine != nil {
-		if !old {
-			s.apply(c)
-		}
-		s.sendMachine(c.Machine.ID, rev)
+		s.tellMachine(c, rev, old)
 		return
 	}
 	name := touched(c)
@@ -145,6 +143,32 @@ func (s *stream) tell(c fleet.Change, rev int64, old bool) {
 		s.send(Event{Rev: rev, Deleted: true, Unit: &Unit{Name: string(name)}})
 	case there && (c.Unit != nil || old || moved):
 		s.send(Event{Rev: rev, Unit: &after})
+	}
+}
+
+// tellMachine sends a machine and, when it came or went, the global units placed on it: they count machines.
+func (s *stream) tellMachine(c fleet.Change, rev int64, old bool) {
+	id := c.Machine.ID
+	_, before := s.snap.Machines[id]
+	if !old {
+		s.apply(c)
+	}
+	_, after := s.snap.Machines[id]
+	s.sendMachine(id, rev)
+	if before == after && !old {
+		return
+	}
+	var names []unit.Name
+	for k := range s.snap.Placements {
+		if k.Machine == id && s.snap.Units[k.Unit].Needs.Global && (s.only == nil || s.only[k.Unit]) {
+			names = append(names, k.Unit)
+		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if u, ok := s.unit(name); ok {
+			s.send(Event{Rev: rev, Unit: &u})
+		}
 	}
 }
 

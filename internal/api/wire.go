@@ -19,7 +19,7 @@ type Unit struct {
 	Hash        string `json:"hash,omitempty"` // of the printed text, 40 hex digits
 	Description string `json:"description,omitempty"`
 	Global      bool   `json:"global,omitempty"`
-	Machines    int    `json:"machines,omitempty"` // global: on how many machines it is placed
+	Machines    int    `json:"machines,omitempty"` // global: on how many registered machines it is placed
 	Rev         int64  `json:"revision,omitempty"` // of its record: grows with every change of text or target state
 }
 
