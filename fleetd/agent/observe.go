@@ -105,9 +105,10 @@ func (a *Agent) settle(seen Observed) {
 	maps.DeleteFunc(a.tried, func(id taskID, _ try) bool { return !still[id] && (id.unit == "" || seen.job(id.unit) == "") })
 	maps.DeleteFunc(a.texts, func(h unit.Hash, _ *unit.File) bool { return !needed[h] })
 	maps.DeleteFunc(a.reasons, func(n unit.Name, _ string) bool {
-		_, placed := a.orders.Placements[n]
-		_, onDisk := a.disk[n]
-		return !placed && !onDisk || a.states[n].Active == "active" && seen.job(n) == "" && !still[taskID{Stop, n, a.disk[n].Hash}]
+		p, placed := a.orders.Placements[n]
+		d, onDisk := a.disk[n]
+		up := a.states[n].Active == "active" && seen.job(n) == "" && d.Hash == p.Hash && !still[taskID{Stop, n, d.Hash}]
+		return !placed && !onDisk || up
 	})
 }
 
