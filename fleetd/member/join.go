@@ -191,6 +191,10 @@ func explain(err error) error {
 		return errors.New("the cluster must be whole for 5 s before it takes a host: waiting (are all its voters up?)")
 	case errors.Is(err, rpctypes.ErrNoLeader), errors.Is(err, rpctypes.ErrLeaderChanged):
 		return errors.New("the cluster has no leader at the moment: waiting (are most of its voters up?)")
+	case errors.Is(rpctypes.Error(err), rpctypes.ErrAuthFailed):
+		return errors.New("etcd does not know this user and password: correct etcd_username and etcd_password")
+	case errors.Is(rpctypes.Error(err), rpctypes.ErrUserEmpty):
+		return errors.New("etcd wants a user: set etcd_username and etcd_password")
 	case errors.As(err, &op), code(err) == codes.Unavailable:
 		return fmt.Errorf("no answer (is fleetd up there, with member_ip set?): %w", short(err))
 	case errors.Is(err, context.DeadlineExceeded), code(err) == codes.DeadlineExceeded:

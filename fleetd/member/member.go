@@ -210,7 +210,7 @@ func (m *Member) untilReady(ctx context.Context, what string) bool {
 
 // ask makes one linearizable read, which only a store with a quorum answers.
 func (m *Member) ask(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	resp, err := m.client.Get(ctx, "/", clientv3.WithCountOnly())
 	if err != nil {

@@ -18,10 +18,15 @@ type proxy struct {
 }
 
 func (m *Member) newProxy(endpoints []string) (*proxy, error) {
-	// The interceptors hand on who the caller is, where etcd's own users are in force.
-	c, err := m.dial(endpoints,
-		grpc.WithUnaryInterceptor(grpcproxy.AuthUnaryClientInterceptor),
-		grpc.WithStreamInterceptor(grpcproxy.AuthStreamClientInterceptor))
+	var opts []grpc.DialOption
+	if m.cfg.Username == "" {
+		// Where etcd's own users are in force, callers log in as themselves: hand their tokens on. If fleetd has a user, whoever
+		// may open the socket (root) works with that one's rights. Chained, so that the client's own repetitions stay.
+		opts = append(opts,
+			grpc.WithChainUnaryInterceptor(grpcproxy.AuthUnaryClientInterceptor),
+			grpc.WithChainStreamInterceptor(grpcproxy.AuthStreamClientInterceptor))
+	}
+	c, err := m.dial(endpoints, opts...)
 	if err != nil {
 		return nil, err
 	}
