@@ -39,10 +39,14 @@ need() {
 	((EUID == 0)) || die "this machine lacks ${missing[*]}: run 'apt-get install ${missing[*]}' as root"
 	command -v apt-get >/dev/null || die "this machine lacks ${missing[*]}, and has no apt-get to install them"
 	say "installing ${missing[*]}"
-	export DEBIAN_FRONTEND=noninteractive
 	# The lists may be missing or old: they are fetched only if it does not work without.
-	apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
-		{ apt-get update -q && apt-get install -y -q --no-install-recommends "${missing[@]}"; } >&2
+	apt_install "${missing[@]}" >/dev/null 2>&1 ||
+		{ apt-get update -qq && apt_install "${missing[@]}" >/dev/null; } >&2 ||
+		die "apt-get could not install ${missing[*]}"
+}
+
+apt_install() {
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Dpkg::Use-Pty=0 --no-install-recommends "$@"
 }
 
 need_hosts() {

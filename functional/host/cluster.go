@@ -167,7 +167,8 @@ func (c *Cluster) startKeeper(ctx context.Context) error {
 		return err
 	}
 	defer stdin.Close()
-	cmd := exec.Command("sh", c.script("keeper.sh"), c.runDir(), c.diskDir(), c.script(""), gateway+"/24")
+	argv := scoped(c.state.ID, "sh", c.script("keeper.sh"), c.runDir(), c.diskDir(), c.script(""), gateway+"/24")
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), "CGROUPS="+strings.Join(c.cgroups, " "))
 	cmd.Stdin = stdin
 	// Its own session: ^C on a terminal must not tear the network from under hosts that are being shut down.

@@ -120,15 +120,10 @@ func (h *Host) startRunner() (<-chan struct{}, error) {
 		return nil, fmt.Errorf("boot %s: its cluster is gone", h.Name)
 	}
 	group := groupPrefix + c.state.ID + "." + h.Name
-	argv := []string{"sh", c.script("host.sh")}
 	if systemdRuns() {
-		// systemd owns the tree of control groups here; Delegate= lets nspawn and the host's own systemd use theirs.
-		argv = append([]string{
-			"systemd-run", "--scope", "--quiet", "--collect", "--property=Delegate=yes",
-			fmt.Sprintf("--unit=fleet-host-%s-%s-%d", c.state.ID, h.Name, time.Now().UnixNano()),
-		}, argv...)
-		group = ""
+		group = "" // the scope's
 	}
+	argv := scoped(c.state.ID+"-"+h.Name, "sh", c.script("host.sh"))
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), h.environ()...)
 	cmd.Env = append(cmd.Env, "CGROUPS="+strings.Join(c.cgroups, " "), "CGROUP="+group, "NAME="+h.Name, "MAC="+h.MAC,

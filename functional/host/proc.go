@@ -96,6 +96,18 @@ func systemdRuns() bool {
 	return err == nil
 }
 
+// scoped returns a command line that runs argv in a control group of its own where systemd hands those out, else argv. There,
+// Delegate= lets nspawn and the host's systemd make more below, with all controllers; the keeper needs it too, since nspawn
+// takes what its process 1 has for what there is. It also takes both out of the user's session, which ends before they do.
+func scoped(name string, argv ...string) []string {
+	if !systemdRuns() {
+		return argv
+	}
+	// Unique, as a scope lives on until its last process is gone.
+	unit := fmt.Sprintf("--unit=fleet-host-%s-%d", name, time.Now().UnixNano())
+	return append([]string{"systemd-run", "--scope", "--quiet", "--collect", "--property=Delegate=yes", unit, "--"}, argv...)
+}
+
 // removeGroup kills what is in a control group and removes it with all below it. Killed processes leave it a moment later.
 func removeGroup(dir string) {
 	_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0)
