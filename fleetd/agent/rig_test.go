@@ -133,8 +133,9 @@ type rig struct {
 	agent *Agent
 	end   func() // ends Run
 	done  chan error
-	calls map[string]int // of systemd, by kind
-	deny  func(call string, n unit.Name) error
+
+	calls  map[string]int // of systemd since forget, one per unit, by kind; guarded by the store's mu
+	denied string         // kind of calls that systemd refuses; likewise
 }
 
 // world runs a test in a bubble with fake time.
@@ -143,9 +144,11 @@ func world(t *testing.T, test func(*rig)) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &rig{T: t, store: newStore(), disk: NewMemory(), calls: map[string]int{}}
 		r.sys = systemd.NewFake(systemd.FakeOptions{ReadFile: r.disk.ReadFile, Refuse: func(call string, n unit.Name) error {
+			r.mu.Lock()
+			defer r.mu.Unlock()
 			r.calls[call]++
-			if r.deny != nil {
-				return r.deny(call, n)
+			if r.denied != "" && r.denied == call {
+				return errors.New("denied")
 			}
 			return nil
 		}})
@@ -210,6 +213,22 @@ func (r *rig) push() {
 	default:
 	}
 	r.watch <- o
+}
+
+// forget starts counting anew.
+func (r *rig) forget() {
+	r.sys.Log()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.calls)
+	r.reports, r.puts, r.reads = 0, 0, 0
+}
+
+// deny makes systemd refuse one kind of calls; "" ends that.
+func (r *rig) deny(call string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.denied = call
 }
 
 // pass lets time pass.

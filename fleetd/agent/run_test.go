@@ -47,11 +47,10 @@ func TestAtRestNothingIsWrittenOrAsked(t *testing.T) {
 			r.order(sleeper, fmt.Sprintf("web@%d.service launched", i))
 		}
 		r.pass(time.Second)
-		clear(r.calls)
-		reports, reads := r.reports, r.reads
+		r.forget()
 		r.pass(10 * time.Minute)
-		if r.reports != reports || r.reads != reads {
-			t.Errorf("%d reports and %d reads at rest", r.reports-reports, r.reads-reads)
+		if r.reports != 0 || r.reads != 0 {
+			t.Errorf("%d reports and %d reads at rest", r.reports, r.reads)
 		}
 		// Refuse is called per unit: ten checks at most
 		if len(r.calls) != 1 || r.calls["States"] > 10*50 {
@@ -118,8 +117,7 @@ func TestFailingUnitStopsOnlyItself(t *testing.T) {
 		r.expect("a.service bad-setting inactive dead: start a.service: unit a.service has a bad unit file setting",
 			"b.service loaded failed failed launched: start job: failed (journalctl -u b.service says more)",
 			"c.service loaded active running launched")
-		r.sys.Log()
-		clear(r.calls)
+		r.forget()
 		r.pass(10 * time.Minute)
 		r.did() // b ran and failed: systemd's Restart= is what would start it again
 		if n := r.calls["Start"]; n < 5 || n > 20 {
@@ -223,16 +221,11 @@ func TestFailedReloadIsTriedAgainAndStartsNothingOld(t *testing.T) {
 		r.order(failing, "a.service launched")
 		r.pass(time.Second)
 		r.sys.Log()
-		r.deny = func(call string, _ unit.Name) error {
-			if call == "Reload" {
-				return errors.New("busy")
-			}
-			return nil
-		}
+		r.deny("Reload")
 		r.order(sleeper, "a.service launched")
 		r.pass(time.Second / 2)
 		r.did()
-		r.deny = nil
+		r.deny("")
 		r.pass(time.Minute)
 		r.did("reload", "start a.service")
 		r.expect("a.service loaded active running launched")
@@ -243,9 +236,8 @@ func TestCrashedAgentTakesOverWhatRuns(t *testing.T) {
 	world(t, func(r *rig) {
 		r.order(sleeper, "a.service launched", "b.service launched", "c.service loaded")
 		r.pass(time.Second)
-		r.sys.Log()
 		r.stop()
-		reports, puts := r.reports, r.puts
+		r.forget()
 		r.order(sleeper, "b.service") // while it was away
 		r.sys.Exit("a.service", true)
 		r.pass(time.Second)
@@ -254,8 +246,8 @@ func TestCrashedAgentTakesOverWhatRuns(t *testing.T) {
 		r.pass(time.Second)
 		r.did("stop b.service")
 		r.expect("a.service loaded inactive dead launched", "c.service loaded inactive dead")
-		if r.puts-puts > 3 {
-			t.Errorf("%d states in %d reports for two changes", r.puts-puts, r.reports-reports)
+		if r.puts > 3 {
+			t.Errorf("%d states in %d reports for two changes", r.puts, r.reports)
 		}
 	})
 }
@@ -316,14 +308,13 @@ func TestTextThatIsNotStoredStopsNothing(t *testing.T) {
 	world(t, func(r *rig) {
 		r.order(sleeper, "a.service launched")
 		r.pass(time.Second)
-		r.sys.Log()
-		reads := r.reads
+		r.forget()
 		r.orderUnread("a.service", "new.service")
 		r.pass(10 * time.Minute)
 		r.did()
 		why := ": read text ffffffffffffffffffffffffffffffffffffffff from the store: not found"
 		r.expect("a.service loaded active running launched"+why, "new.service not-found inactive dead"+why)
-		if n := r.reads - reads; n < 5 || n > 20 {
+		if n := r.reads; n < 5 || n > 20 {
 			t.Errorf("read %d times in ten minutes", n)
 		}
 	})
@@ -370,14 +361,9 @@ func TestLostBusConnectionLosesNoState(t *testing.T) {
 		r.pass(time.Second)
 		r.sys.Lose()
 		r.sys.Exit("a.service", false)
-		r.deny = func(call string, _ unit.Name) error {
-			if call == "States" {
-				return errors.New("not connected")
-			}
-			return nil
-		}
+		r.deny("States")
 		r.pass(10 * time.Second)
-		r.deny = nil
+		r.deny("")
 		r.pass(20 * time.Second)
 		r.expect("a.service loaded failed failed launched", "w.service loaded activating start launched")
 		r.order(waiter, "w.service")
