@@ -16,6 +16,8 @@ type verb struct {
 	target fleet.TargetState
 	doing  string              // begins the line of an error
 	reach  []fleet.TargetState // stored target states that --replace may change
+	// checked: this is the second look at the same words, local files were compared in the first.
+	checked bool
 }
 
 // change is what a command does to one unit.
@@ -106,6 +108,9 @@ func (a *app) planOne(ctx context.Context, f *finder, w word, v verb) (change, e
 
 // replacement returns the local text that shall take the place of the stored one; nil: the stored one stays.
 func (a *app) replacement(f *finder, w word, stored api.Unit, v verb) (*unit.File, error) {
+	if v.checked {
+		return nil, nil
+	}
 	file, err := f.local(w)
 	if file == nil && err == nil {
 		file, err = f.localTemplate(w)

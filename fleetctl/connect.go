@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -61,6 +62,10 @@ func (a *app) tls() (*tls.Config, error) {
 // refused prints why the API could not be used, with the next step where the error tells it. doing begins the line:
 // "Error creating units".
 func (a *app) refused(doing string, err error) int {
+	if errors.Is(err, context.Canceled) {
+		a.warn("Interrupted. What fleetd was told by then goes on; to see what the cluster knows: fleetctl list-unit-files")
+		return exitInterrupted
+	}
 	a.warn("%s: %v", doing, err)
 	var conn *api.ConnectError
 	if !errors.As(err, &conn) {

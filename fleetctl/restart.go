@@ -51,6 +51,7 @@ func restart(ctx context.Context, a *app, args []string) int {
 		return a.refused(v.doing, err)
 	}
 	defer again.close()
+	v.checked = true
 	changes, code := a.plan(ctx, again.world, up, v)
 	if code != exitOK {
 		return code

@@ -109,6 +109,16 @@ func TestInterruptSaysWhatGoesOn(t *testing.T) {
 	}
 }
 
+func TestInterruptWhileConnecting(t *testing.T) {
+	_, env, _ := inProcess(t, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var out, errs bytes.Buffer
+	if code := run(ctx, []string{"list-units"}, env, strings.NewReader(""), &out, &errs); code != exitInterrupted || !strings.HasPrefix(errs.String(), "Interrupted.") {
+		t.Errorf("exit code %d, stderr %q", code, errs.String())
+	}
+}
+
 // connected is an app as it is when its command runs.
 func connected(t *testing.T, env []string) (*app, *bytes.Buffer) {
 	t.Helper()

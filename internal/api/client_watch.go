@@ -8,6 +8,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/fleet-init/fleet/internal/fleet"
 )
@@ -20,7 +21,7 @@ type Stream struct {
 	body  io.ReadCloser
 	dec   *json.Decoder
 	only  map[string]bool // nil: no filter on this side
-	stop  context.CancelFunc
+	stop  func()
 	shown string
 }
 
@@ -43,15 +44,19 @@ func (c *Client) Watch(ctx context.Context, since int64, names ...string) (*Stre
 		}
 		path += sep + "since=" + strconv.FormatInt(since, 10)
 	}
-	ctx, stop := context.WithCancel(ctx)
+	ctx, stop := context.WithCancelCause(ctx)
+	if c.timeout > 0 {
+		begin := time.AfterFunc(c.timeout, func() { stop(fmt.Errorf("no answer within %v", c.timeout)) })
+		defer begin.Stop()
+	}
 	resp, err := c.send(ctx, "GET", path, nil)
 	if err != nil {
-		stop()
+		stop(nil)
 		return nil, err
 	}
 	return &Stream{
 		body: resp.Body, dec: json.NewDecoder(bufio.NewReaderSize(resp.Body, 64<<10)),
-		only: only, stop: stop, shown: c.shown,
+		only: only, stop: func() { stop(nil) }, shown: c.shown,
 	}, nil
 }
 

@@ -122,6 +122,7 @@ func TestPut(t *testing.T) {
 		{"unknown target on update", "known.service", `{"desiredState":"runing"}`, 400, "use inactive, loaded or launched"},
 		{"template launched", "known@.service", `{"desiredState":"launched"}`, 400, "template"},
 		{"new template launched", "new@.service", `{"desiredState":"launched","options":` + webOptions + `}`, 400, "template"},
+		{"a name in escapes", "a%5Cx2db.mount", `{"name":"a\\x2db.mount","options":` + webOptions + `}`, 201, ""},
 		{"new template", "new@.service", `{"options":` + webOptions + `}`, 201, ""},
 		{"options against each other on create", "d.service", `{"options":` + clash + `}`, 400, "cannot be used together"},
 		{"options against each other on replace", "known.service", `{"options":` + clash + `}`, 400, "cannot be used together"},

@@ -41,7 +41,9 @@ func (h *handler) watch(w http.ResponseWriter, r *http.Request, _ string) error 
 			return refuse(http.StatusBadRequest, fmt.Sprintf("invalid since %q: give a revision from an earlier answer", q.Get("since")))
 		}
 	}
-	v, err := h.read(r.Context())
+	ctx, cancel := context.WithTimeout(r.Context(), readLimit) // for the reading; the stream has no end
+	v, err := h.read(ctx)
+	cancel()
 	if err != nil {
 		return err
 	}
