@@ -220,7 +220,10 @@ func (s *State) changed(u *record, wasWanted bool) {
 	if wasWanted != u.wanted() {
 		s.pushFollowers(u)
 		for _, p := range u.places {
-			s.reconsider(p.m) // others no longer mind it, or mind it again
+			s.freeFor(p.m)
+			if !wasWanted {
+				s.pushAllOn(p.m) // who came while it was not wanted did not mind it
+			}
 		}
 	}
 }

@@ -107,7 +107,10 @@ func (s *State) changeNeeds(u *record, n *needs) {
 		return
 	}
 	for _, p := range u.places {
-		s.reconsider(p.m)
+		s.freeFor(p.m)
+		if len(n.conflicts)+len(n.replaces) > 0 {
+			s.pushAllOn(p.m)
+		}
 	}
 }
 
@@ -256,8 +259,13 @@ func (s *State) pushFollowers(u *record) {
 
 // reconsider queues all that may come to, or go from, a machine that changed.
 func (s *State) reconsider(m *machine) {
-	s.free(m)
+	s.freeFor(m)
 	s.pushAllOn(m)
+}
+
+// freeFor notes that m may now take units it refused before, global ones too.
+func (s *State) freeFor(m *machine) {
+	s.free(m)
 	for g := range s.globals {
 		s.pushSpread(g, m)
 	}
