@@ -14,6 +14,7 @@ import (
 // the network namespace of the thread that opened it.
 type rtnl struct {
 	fd  int
+	id  uint32 // the kernel's name for the socket; changes it made bear it
 	seq uint32
 	buf []byte // for answers
 }
@@ -42,7 +43,13 @@ func openRTNL() (*rtnl, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("bind netlink socket: %w", err)
 	}
-	return &rtnl{fd: fd, buf: make([]byte, 256<<10)}, nil
+	r := &rtnl{fd: fd, buf: make([]byte, 256<<10)}
+	if sa, err := unix.Getsockname(fd); err == nil {
+		if nl, ok := sa.(*unix.SockaddrNetlink); ok {
+			r.id = nl.Pid
+		}
+	}
+	return r, nil
 }
 
 func (r *rtnl) close() { unix.Close(r.fd) }

@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -76,7 +77,7 @@ func (k *Real) defaultDev(family int, names map[int]string) (string, error) {
 	return name, nil
 }
 
-// Watch calls changed whenever devices, addresses or routes of the host change, whoever did it, until ctx ends. Changes that
+// Watch calls changed whenever devices, addresses or routes of the host change by another hand, until ctx ends. Changes that
 // come faster than they are read are one.
 func (k *Real) Watch(ctx context.Context, changed func()) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
@@ -111,8 +112,9 @@ func (k *Real) Watch(ctx context.Context, changed func()) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		others := false
 		for {
-			_, _, err := unix.Recvfrom(fd, buf, 0)
+			n, _, err := unix.Recvfrom(fd, buf, 0)
 			if errors.Is(err, unix.EAGAIN) {
 				break
 			}
@@ -120,8 +122,12 @@ func (k *Real) Watch(ctx context.Context, changed func()) error {
 			if err != nil && err != unix.ENOBUFS && err != unix.EINTR {
 				return fmt.Errorf("read netlink: %w", err)
 			}
+			// Routes that we put ourselves are no news: without this every changed peer would have all of them read again.
+			others = others || err != nil || n < unix.SizeofNlMsghdr || binary.NativeEndian.Uint32(buf[12:]) != k.rt.id
 		}
-		changed()
+		if others {
+			changed()
+		}
 	}
 }
 
@@ -156,4 +162,25 @@ func (s flowsOf) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
 		}
 	}
 	return false
+}
+
+// Counters are those of one overlay device.
+type Counters struct {
+	RxBytes, TxBytes, RxDropped, TxDropped, TxErrors uint64
+}
+
+// Counters reads those of this netd's devices, by name.
+func (k *Real) Counters() (map[string]Counters, error) {
+	links, err := k.h.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	out := map[string]Counters{}
+	for _, l := range links {
+		if a := l.Attrs(); a.Alias == k.mark && a.Statistics != nil {
+			s := a.Statistics
+			out[a.Name] = Counters{s.RxBytes, s.TxBytes, s.RxDropped, s.TxDropped, s.TxErrors}
+		}
+	}
+	return out, nil
 }

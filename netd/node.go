@@ -1,0 +1,306 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/fleet-init/fleet/internal/network"
+	"github.com/fleet-init/fleet/internal/run"
+	"github.com/fleet-init/fleet/netd/link"
+	"github.com/fleet-init/fleet/netd/overlay"
+	"github.com/fleet-init/fleet/netd/subnet"
+)
+
+// node joins the rooms: what the keeper knows goes through overlay's plan into the kernel, and into the files that others
+// read. One goroutine, loop, does all the work.
+type node struct {
+	c      Config
+	log    *slog.Logger
+	kernel *link.Real
+	linker *link.Linker
+	keeper *subnet.Keeper
+	files  files
+	notify run.Notifier
+
+	// mu guards the rest: loop writes it, the keeper's goroutine and requests read it.
+	mu      sync.Mutex
+	self    overlay.Self
+	view    subnet.View
+	backend string
+	why     string // of the backend
+	mtu     int
+	skipped map[string]string // leases without a path
+	failed  map[string]string // peers whose path the kernel refused
+	problem error             // what keeps the whole host from being in order
+	ready   bool              // the kernel was in order once
+	resumed bool              // the last known state named a subnet
+	dirty   bool              // the state on disk is older than view
+	turned  time.Time         // end of the last turn
+	repairs int               // steps of turns that nothing had asked for
+	took    time.Duration
+}
+
+// start takes over the last known state, so that the first turn works without the store.
+func (n *node) start(v subnet.View) {
+	n.skipped, n.failed = map[string]string{}, map[string]string{}
+	if v.ConfigText == "" {
+		return // a wish for a subnet at most: nothing to program
+	}
+	n.view, n.resumed = v, true
+	n.view.Peers = maps.Clone(v.Peers)
+	if n.view.Peers == nil {
+		n.view.Peers = map[string]network.Lease{}
+	}
+}
+
+// describe is the keeper's question what this machine's lease shall say.
+func (n *node) describe(c network.Config, others []network.Lease) (network.Lease, error) {
+	u, err := n.underlay()
+	if err != nil {
+		return network.Lease{}, err
+	}
+	n.mu.Lock()
+	n.self.Underlay = u
+	self := n.self
+	n.mu.Unlock()
+	backend, _ := overlay.Agree(c, self, others)
+	if err := overlay.Check(c, self, backend); err != nil {
+		return network.Lease{}, err
+	}
+	return overlay.Describe(c, self, others), nil
+}
+
+func (n *node) underlay() (network.Underlay, error) {
+	reach, _ := netip.ParseAddr(n.c.Want.CanReach) // checked with the flags; none is none
+	links, err := n.kernel.Links(reach)
+	if err != nil {
+		return network.Underlay{}, err
+	}
+	return overlay.Pick(n.c.Want, links)
+}
+
+// settle is how long changes of the host's devices and routes are gathered before the kernel is looked through: starting
+// workloads make a handful each.
+const settle = 300 * time.Millisecond
+
+// loop does a full turn at first, at every tick and after changes of the host by another hand; changed peers alone are
+// handed on as they are.
+func (n *node) loop(ctx context.Context, hostChanged <-chan struct{}) error {
+	tick := time.NewTicker(n.c.Resync)
+	defer tick.Stop()
+	var settled <-chan time.Time
+	asked := true
+	for {
+		if err := n.full(ctx, asked); err != nil {
+			return err
+		}
+		asked = false
+		for more := true; more; {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-n.keeper.Wake():
+				asked = n.take(ctx, n.keeper.Take())
+				more = !asked
+			case <-hostChanged:
+				if settled == nil {
+					settled = time.After(settle)
+				}
+			case <-settled:
+				settled, more = nil, false
+			case <-tick.C:
+				more = false
+			}
+		}
+	}
+}
+
+// take lets a change in and gives true when it needs a full turn.
+func (n *node) take(ctx context.Context, c subnet.Change) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.dirty = true
+	if c.Full {
+		n.view = c.View
+		return true
+	}
+	var forget []netip.Prefix
+	var gone []string
+	for name := range c.Gone {
+		forget = append(forget, n.view.Peers[name].V4, n.view.Peers[name].V6)
+		delete(n.view.Peers, name)
+		delete(n.skipped, name)
+		delete(n.failed, name)
+		gone = append(gone, name)
+	}
+	maps.Copy(n.view.Peers, c.Set)
+	if backend := n.agreed(); !n.ready || n.problem != nil || backend != n.backend {
+		return true
+	}
+	p := overlay.NewPlanner(n.view.Config, n.self, n.view.Own, n.backend)
+	var set []network.Peer
+	for name, l := range c.Set {
+		delete(n.skipped, name)
+		delete(n.failed, name)
+		peer, skip := p.Peer(l)
+		if skip != "" {
+			n.skip(name, skip)
+			gone = append(gone, name)
+			continue
+		}
+		set = append(set, peer)
+	}
+	network.SortPeers(set)
+	slices.Sort(gone)
+	rep, err := n.linker.Peers(ctx, set, gone)
+	n.report(rep)
+	if err != nil {
+		n.log.Error("cannot program peers", "err", err)
+	}
+	n.log.Debug("peers changed", "set", len(set), "gone", len(gone), "steps", len(rep.Steps))
+	if err := n.kernel.Forget(forget); err != nil {
+		n.log.Warn("old connections are remembered", "err", err)
+	}
+	return false
+}
+
+// agreed is the backend as of now. Where the configuration names it, the peers are not even looked at.
+func (n *node) agreed() string {
+	if t := n.view.Config.Backend.Type; t != "" {
+		n.why = "the configuration names it"
+		return t
+	}
+	var backend string
+	backend, n.why = overlay.Agree(n.view.Config, n.self, slices.Collect(maps.Values(n.view.Peers)))
+	return backend
+}
+
+func (n *node) skip(name, reason string) {
+	if n.skipped[name] != reason {
+		n.log.Warn("no path to a peer", "peer", name, "reason", reason)
+	}
+	n.skipped[name] = reason
+}
+
+func (n *node) report(rep link.Report) {
+	for name, text := range rep.Failed {
+		if n.failed[name] != text {
+			n.log.Warn("kernel refused", "peer", name, "err", text)
+		}
+		n.failed[name] = text
+	}
+}
+
+// full makes everything as it must be. Trouble is kept for status and tried again next time; only a host that never worked
+// gives up, so that systemd sees it.
+func (n *node) full(ctx context.Context, asked bool) error {
+	begun := time.Now()
+	err := n.turn(ctx, asked)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.turned, n.took = time.Now(), time.Since(begun)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil && !n.ready && !n.resumed {
+		return err
+	}
+	if err != nil && (n.problem == nil || n.problem.Error() != err.Error()) {
+		n.log.Error("the network is not in order", "err", err)
+	}
+	if err == nil && n.problem != nil {
+		n.log.Info("the network is in order again")
+	}
+	n.problem = err
+	return nil
+}
+
+func (n *node) turn(ctx context.Context, asked bool) error {
+	u, err := n.underlay()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.view.ConfigText == "" {
+		return nil // no subnet yet; the keeper tells why
+	}
+	if err != nil {
+		return fmt.Errorf("choose the underlay: %w", err)
+	}
+	if !sameUnderlay(u, n.self.Underlay) {
+		if n.self.Underlay.Name != "" {
+			n.log.Info("underlay changed", "iface", u.Name, "ip", u.PublicV4, "mtu", u.MTU)
+		}
+		n.self.Underlay = u
+		n.keeper.Redescribe()
+	}
+	backend := n.agreed()
+	if backend != n.backend {
+		n.log.Info("backend", "type", backend, "reason", n.why)
+		n.backend = backend
+	}
+	if err := overlay.Check(n.view.Config, n.self, backend); err != nil {
+		return err
+	}
+	host := overlay.NewPlanner(n.view.Config, n.self, n.view.Own, backend).Plan(slices.Collect(maps.Values(n.view.Peers)))
+	rep, err := n.linker.Set(ctx, host)
+	if err != nil && !n.ready && !n.resumed {
+		// Half a network is worse than none: take back what was made.
+		_, cerr := n.linker.Clean(ctx)
+		return errors.Join(err, cerr)
+	}
+	if !asked && len(rep.Steps) > 0 {
+		n.repairs += len(rep.Steps)
+		n.log.Info("repaired", "steps", len(rep.Steps), "first", rep.Steps[0])
+	}
+	clear(n.failed)
+	n.report(rep)
+	old := n.skipped
+	n.skipped = map[string]string{}
+	for _, s := range host.Skipped {
+		if old[s.Name] == s.Reason {
+			n.skipped[s.Name] = s.Reason
+		}
+		n.skip(s.Name, s.Reason)
+	}
+	n.mtu = host.MTU
+	if err != nil {
+		return err
+	}
+	return n.publish()
+}
+
+// publish writes what others read, and tells systemd.
+func (n *node) publish() error {
+	if err := n.files.subnetEnv(n.view.Config, n.view.Own, n.mtu); err != nil {
+		return err
+	}
+	if err := n.files.conflist(n.view, n.mtu); err != nil {
+		return err
+	}
+	if n.dirty {
+		if err := n.files.keep(n.view); err != nil {
+			return err
+		}
+		n.dirty = false
+	}
+	if !n.ready {
+		n.ready = true
+		n.log.Info("network is up", "subnet", n.view.Own.Name(), "backend", n.backend, "mtu", n.mtu, "peers", len(n.view.Peers), "iface", n.self.Underlay.Name)
+		if err := n.notify.Ready(); err != nil {
+			return fmt.Errorf("tell systemd: %w", err)
+		}
+	}
+	return nil
+}
+
+func sameUnderlay(a, b network.Underlay) bool {
+	on := slices.Equal(a.OnLink, b.OnLink)
+	a.OnLink, b.OnLink = nil, nil
+	return on && a.Name == b.Name && a.Index == b.Index && a.MTU == b.MTU && a.V4 == b.V4 && a.V6 == b.V6 && a.PublicV4 == b.PublicV4 && a.PublicV6 == b.PublicV6
+}

@@ -1,0 +1,304 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/kv/etcd"
+	"github.com/fleet-init/fleet/internal/network"
+	"github.com/fleet-init/fleet/internal/run"
+	"github.com/fleet-init/fleet/netd/link"
+	"github.com/fleet-init/fleet/netd/overlay"
+	"github.com/fleet-init/fleet/netd/subnet"
+)
+
+// command is what follows the flags; without any netd is the daemon.
+type command struct {
+	name, args, summary string
+	run                 func(ctx context.Context, c Config, args []string, out io.Writer) error
+}
+
+func commands() []command {
+	return []command{
+		{"", "", "join this host into the network, and stay", daemon},
+		{"status", "[--json] [--probe]", "show this host's lease, backend and peers", status},
+		{"cleanup", "[--release]", "remove all that netd made in the kernel; with --release give the subnet back too", cleanup},
+		{"check-config", "FILE", "check a network configuration before it goes into etcd", checkConfig},
+		{"netns", "add|del NAME [PORT:PORT...] | gc [NAME...]", "make or remove a unit's network namespace with an address of this host's subnet", netnsCommand},
+		{"wireguard", "DEVICE MTU DIR", "carry a WireGuard device in user space (started by the daemon)", serveWireGuard},
+	}
+}
+
+// exitCode tells systemd a wrong configuration (78, EX_CONFIG) from everything else.
+func exitCode(err error) int {
+	if errors.Is(err, fleet.ErrInvalid) {
+		return 78
+	}
+	return 1
+}
+
+// dispatch is what main calls: it finds the command and runs it.
+func dispatch(ctx context.Context, args, env []string, out io.Writer) error {
+	c, rest, err := parseConfig(args, env)
+	if errors.Is(err, flag.ErrHelp) {
+		return help(out)
+	}
+	if err != nil {
+		return err
+	}
+	if c.Version {
+		_, err := fmt.Fprintln(out, run.Version())
+		return err
+	}
+	name := ""
+	if len(rest) > 0 {
+		name, rest = rest[0], rest[1:]
+	}
+	for _, cmd := range commands() {
+		if cmd.name == name {
+			return cmd.run(ctx, c, rest, out)
+		}
+	}
+	return &fleet.InvalidError{What: fmt.Sprintf("command %q", name), Hint: "netd --help lists all"}
+}
+
+func help(out io.Writer) error {
+	fmt.Fprintf(out, "netd gives this host a subnet and joins all hosts' subnets into one network.\n\nUsage: netd [flags] [command]\n\n")
+	for _, c := range commands() {
+		fmt.Fprintf(out, "  netd %s %s\n        %s\n", c.name, c.args, c.summary)
+	}
+	fmt.Fprintf(out, "\nFlags (flannel's, each also as a variable FLANNELD_<FLAG>):\n")
+	f := flag.NewFlagSet("netd", flag.ContinueOnError)
+	f.SetOutput(out)
+	var s string
+	var n int
+	bind(f, &Config{}, &s, &s, &s, &s, &n, &n)
+	f.PrintDefaults()
+	return nil
+}
+
+func logger(c Config) *slog.Logger {
+	level := slog.LevelInfo
+	if c.Verbosity > 0 {
+		level = slog.LevelDebug
+	}
+	// systemd puts the time on each line itself.
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if len(groups) == 0 && a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+}
+
+// openKernel connects to this host's kernel under the marks of this configuration.
+func openKernel(c Config, waitFor func(*exec.Cmd)) (*link.Real, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	dir := filepath.Join(c.RunDir, "wireguard")
+	return link.Open(link.Options{Instance: c.EtcdPrefix, Table: tableName(c.EtcdPrefix), RunDir: dir,
+		StartWireGuard: link.StartWireGuard(program, dir, []string{"wireguard"}, os.Environ(), waitFor)})
+}
+
+// tableName lets several daemons of different networks share a host.
+func tableName(prefix string) string {
+	if prefix == "/coreos.com/network" {
+		return "netd"
+	}
+	return "netd" + strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '_'
+	}, prefix)
+}
+
+func daemon(parent context.Context, c Config, _ []string, _ io.Writer) error {
+	ctx, _, stop := run.Listen(parent)
+	defer stop()
+	log := logger(c)
+	machine, err := machineID(c.MachineIDFile)
+	if err != nil {
+		return err
+	}
+	private, public, err := wireguardKey(c)
+	if err != nil {
+		return err
+	}
+	client, err := dialEtcd(c)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	kernel, err := openKernel(c, func(cmd *exec.Cmd) {
+		err := cmd.Wait()
+		log.Warn("user-space WireGuard has ended", "err", err)
+	})
+	if err != nil {
+		return err
+	}
+	defer kernel.Close()
+	files := files{c: c}
+	n := &node{c: c, log: log, kernel: kernel, linker: link.New(kernel), files: files, notify: run.NewNotifier(os.Getenv, os.Getpid()),
+		self: overlay.Self{Machine: machine, Version: run.Version(), KernelWireGuard: kernel.HasWireGuard(), PrivateKey: private, PublicKey: public,
+			Masquerade: c.Masquerade, FullyRandom: !c.NotRandom, Forward: c.ForwardRules, Blackhole: c.Blackhole}}
+	previous, err := files.lastKnown()
+	if err != nil {
+		log.Warn("last known state is not usable, starting without", "err", err)
+	}
+	n.keeper = subnet.NewKeeper(subnet.Options{Store: etcd.New(client), Prefix: strings.TrimRight(c.EtcdPrefix, "/"), Machine: machine, Describe: n.describe,
+		Previous: previous, TTL: c.LeaseTTL, Margin: c.RenewMargin, Grace: c.Grace, Log: log})
+	n.start(previous)
+	server, err := listen(c, n)
+	if err != nil {
+		return err
+	}
+	g := run.NewGroup(ctx)
+	wake, poke := run.Wake()
+	g.Go("watch the kernel", func(ctx context.Context) error { return kernel.Watch(ctx, poke) })
+	g.Go("keep the lease", n.keeper.Run)
+	g.Go("keep the network", func(ctx context.Context) error { return n.loop(ctx, wake) })
+	g.Go("serve", server.run)
+	return g.Wait()
+}
+
+func machineID(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read the machine ID: %w", err)
+	}
+	id := strings.TrimSpace(string(b))
+	if id == "" || id == "uninitialized" {
+		return "", fmt.Errorf("read the machine ID: %s is empty: run systemd-machine-id-setup", path)
+	}
+	return id, nil
+}
+
+// dialEtcd makes a client; it does not wait for etcd to be there.
+func dialEtcd(c Config) (*clientv3.Client, error) {
+	cfg := clientv3.Config{Endpoints: c.EtcdEndpoints, Username: c.EtcdUsername, Password: c.EtcdPassword, DialTimeout: 5 * time.Second,
+		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second, Logger: zap.NewNop()}
+	if len(cfg.Endpoints) == 0 {
+		// Decided once and by something that does not come and go with the daemon: a host that has fleet has this directory.
+		cfg.Endpoints = []string{"unix:///run/fleet/etcd.sock"}
+		if _, err := os.Stat("/run/fleet"); err != nil {
+			cfg.Endpoints = []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}
+		}
+	}
+	// A CA alone is enough for TLS: user and password must not cross the network in the clear because no client certificate is there.
+	if c.EtcdCAFile != "" || c.EtcdCertFile != "" {
+		cfg.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	if c.EtcdCAFile != "" {
+		pem, err := os.ReadFile(c.EtcdCAFile)
+		if err != nil {
+			return nil, fmt.Errorf("read --etcd-cafile: %w", err)
+		}
+		cfg.TLS.RootCAs = x509.NewCertPool()
+		if !cfg.TLS.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, &fleet.InvalidError{What: "--etcd-cafile " + c.EtcdCAFile, Hint: "it holds no certificate in PEM form"}
+		}
+	}
+	if c.EtcdCertFile != "" {
+		pair, err := tls.LoadX509KeyPair(c.EtcdCertFile, c.EtcdKeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("read --etcd-certfile and --etcd-keyfile: %w", err)
+		}
+		cfg.TLS.Certificates = []tls.Certificate{pair}
+	}
+	client, err := clientv3.New(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("make an etcd client: %w", err)
+	}
+	return client, nil
+}
+
+func cleanup(ctx context.Context, c Config, args []string, out io.Writer) error {
+	kernel, err := openKernel(c, func(*exec.Cmd) {})
+	if err != nil {
+		return err
+	}
+	defer kernel.Close()
+	rep, err := link.New(kernel).Clean(ctx)
+	for _, s := range rep.Steps {
+		fmt.Fprintln(out, s)
+	}
+	if err != nil {
+		return err
+	}
+	if err := (files{c: c}).remove(); err != nil {
+		return err
+	}
+	if len(args) == 0 || args[0] != "--release" {
+		return nil
+	}
+	machine, err := machineID(c.MachineIDFile)
+	if err != nil {
+		return err
+	}
+	client, err := dialEtcd(c)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return subnet.NewKeeper(subnet.Options{Store: etcd.New(client), Prefix: strings.TrimRight(c.EtcdPrefix, "/"), Machine: machine, Log: logger(c)}).Release(ctx)
+}
+
+func checkConfig(_ context.Context, _ Config, args []string, out io.Writer) error {
+	if len(args) != 1 {
+		return &fleet.InvalidError{What: "check-config without a file", Hint: "netd check-config FILE"}
+	}
+	b, err := os.ReadFile(args[0])
+	if err != nil {
+		return err
+	}
+	nc, unknown, err := subnet.ParseConfig(b)
+	if err != nil {
+		return err
+	}
+	if len(unknown) > 0 {
+		return &fleet.InvalidError{What: "keys " + strings.Join(unknown, ", "), Hint: "nothing reads them: correct or remove them"}
+	}
+	for _, p := range []network.Pool{nc.V4, nc.V6} {
+		if p.On() {
+			fmt.Fprintf(out, "%s: subnets of /%d from %s to %s\n", p.Network, p.SubnetLen, p.Min, p.Max)
+		}
+	}
+	return nil
+}
+
+func serveWireGuard(parent context.Context, c Config, args []string, _ io.Writer) error {
+	if len(args) != 3 {
+		return &fleet.InvalidError{What: "wireguard: wrong arguments", Hint: "the daemon starts this"}
+	}
+	var mtu int
+	if _, err := fmt.Sscan(args[1], &mtu); err != nil {
+		return &fleet.InvalidError{What: "MTU " + args[1], Hint: "want a number"}
+	}
+	ctx, _, stop := run.Listen(parent)
+	defer stop()
+	return link.ServeWireGuard(ctx, args[2], args[0], mtu, logger(c))
+}
+
+// firstAddr is a subnet's first usable address with its length, as subnet.env has it.
+func firstAddr(s netip.Prefix) netip.Prefix { return netip.PrefixFrom(s.Addr().Next(), s.Bits()) }

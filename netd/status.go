@@ -1,0 +1,292 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+
+	"github.com/fleet-init/fleet/internal/network"
+	"github.com/fleet-init/fleet/netd/link"
+)
+
+// Status is this host's part of the network, for people, scripts and metrics.
+type Status struct {
+	Ready   bool          `json:"ready"`
+	Problem string        `json:"problem,omitempty"`
+	Machine string        `json:"machine"`
+	Version string        `json:"version"`
+	Backend string        `json:"backend"`
+	Why     string        `json:"why"`
+	MTU     int           `json:"mtu"`
+	Iface   string        `json:"iface"`
+	Turn    time.Duration `json:"turn"`
+	Repairs int           `json:"repairs"`
+	Lease   struct {
+		Subnet   string       `json:"subnet"`
+		V4       netip.Prefix `json:"v4"`
+		V6       netip.Prefix `json:"v6"`
+		PublicIP string       `json:"publicIP"`
+		Held     bool         `json:"held"`
+		Renewed  time.Time    `json:"renewed"`
+		Until    time.Time    `json:"until"` // zero for a reservation
+	} `json:"lease"`
+	Store struct {
+		Contact  bool   `json:"contact"`
+		Err      string `json:"err,omitempty"`
+		Revision int64  `json:"revision"`
+		Junk     int    `json:"junk"`
+		Stale    int    `json:"stale"`
+		Resyncs  int    `json:"resyncs"`
+	} `json:"store"`
+	Peers   []PeerStatus             `json:"peers"`
+	Devices map[string]link.Counters `json:"devices"`
+}
+
+// PeerStatus is one other host.
+type PeerStatus struct {
+	Subnet    string        `json:"subnet"`
+	Machine   string        `json:"machine,omitempty"`
+	PublicIP  string        `json:"publicIP"`
+	Backend   string        `json:"backend"`
+	Skipped   string        `json:"skipped,omitempty"` // why there is no path
+	Failed    string        `json:"failed,omitempty"`  // what the kernel refused
+	Handshake time.Time     `json:"handshake,omitzero"`
+	RTT       time.Duration `json:"rtt,omitempty"` // with --probe
+	Silent    bool          `json:"silent,omitempty"`
+	target    netip.Addr
+}
+
+func (n *node) status() Status {
+	var s Status
+	s.Ready = n.isReady() == nil
+	k := n.keeper.Status()
+	s.Store.Contact, s.Store.Err, s.Store.Revision, s.Store.Junk, s.Store.Stale, s.Store.Resyncs = k.Contact, k.Err, k.Rev, k.Junk, k.Stale, k.Resyncs
+	s.Lease.Held, s.Lease.Renewed, s.Lease.Until = k.Held, k.Renewed, k.Until
+	n.mu.Lock()
+	if n.problem != nil {
+		s.Problem = n.problem.Error()
+	}
+	s.Machine, s.Version, s.Backend, s.Why, s.MTU, s.Iface, s.Turn, s.Repairs = n.self.Machine, n.self.Version, n.backend, n.why, n.mtu, n.self.Underlay.Name, n.took, n.repairs
+	own := n.view.Own
+	s.Lease.Subnet, s.Lease.V4, s.Lease.V6, s.Lease.PublicIP = own.Name(), own.V4, own.V6, publicOf(own)
+	for name, l := range n.view.Peers {
+		p := PeerStatus{Subnet: name, Machine: l.Machine(), PublicIP: publicOf(l), Backend: l.BackendType, Skipped: n.skipped[name], Failed: n.failed[name], target: l.PublicIP}
+		// Where there is a device, a peer has its subnet's first address on it; else its own address must do.
+		if n.backend != network.HostGW && n.backend != network.Alloc {
+			p.target = l.V4.Addr()
+			if !l.V4.IsValid() {
+				p.target = l.V6.Addr()
+			}
+		}
+		s.Peers = append(s.Peers, p)
+	}
+	keys := map[string]string{}
+	if n.backend == network.WireGuard {
+		for name, l := range n.view.Peers {
+			if l.Extra != nil {
+				keys[l.Extra.PublicKey] = name
+			}
+		}
+	}
+	n.mu.Unlock()
+	slices.SortFunc(s.Peers, func(a, b PeerStatus) int { return a.target.Compare(b.target) })
+	s.Devices, _ = n.kernel.Counters() // without them the rest is still worth showing
+	for dev := range s.Devices {
+		if len(keys) == 0 {
+			break
+		}
+		last, err := n.kernel.Handshakes(dev)
+		if err != nil {
+			continue
+		}
+		for i := range s.Peers {
+			for key, at := range last {
+				if keys[key] == s.Peers[i].Subnet && at > 0 {
+					s.Peers[i].Handshake = time.Unix(at, 0)
+				}
+			}
+		}
+	}
+	return s
+}
+
+func publicOf(l network.Lease) string {
+	if l.PublicIP.IsValid() {
+		return l.PublicIP.String()
+	}
+	if l.PublicIPv6.IsValid() {
+		return l.PublicIPv6.String()
+	}
+	return "-"
+}
+
+// probe pings every peer once through the overlay, and waits a second for the answers.
+func probe(ctx context.Context, s *Status) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, fam := range []struct {
+		network, any string
+		v6           bool
+		request      icmp.Type
+		proto        int
+	}{{"ip4:icmp", "0.0.0.0", false, ipv4.ICMPTypeEcho, 1}, {"ip6:ipv6-icmp", "::", true, ipv6.ICMPTypeEchoRequest, 58}} {
+		at := map[netip.Addr]*PeerStatus{}
+		for i := range s.Peers {
+			if p := &s.Peers[i]; p.target.IsValid() && p.target.Is6() == fam.v6 {
+				at[p.target] = p
+				p.Silent = true
+			}
+		}
+		if len(at) == 0 {
+			continue
+		}
+		c, err := icmp.ListenPacket(fam.network, fam.any)
+		if err != nil {
+			continue // without CAP_NET_RAW nobody answers; they show as silent
+		}
+		stop := context.AfterFunc(ctx, func() { c.Close() })
+		defer stop()
+		id := int(time.Now().UnixNano() & 0xffff)
+		begun := time.Now()
+		wg.Go(func() { hear(c, id, fam.proto, begun, at) })
+		msg := icmp.Message{Type: fam.request, Body: &icmp.Echo{ID: id, Seq: 1, Data: []byte("netd")}}
+		b, err := msg.Marshal(nil)
+		if err != nil {
+			continue
+		}
+		for a := range at {
+			_, _ = c.WriteTo(b, &net.IPAddr{IP: a.AsSlice()}) // no answer says the same
+		}
+	}
+	wg.Wait()
+}
+
+// hear notes answers until all are there or the socket is closed.
+func hear(c *icmp.PacketConn, id, proto int, begun time.Time, at map[netip.Addr]*PeerStatus) {
+	defer c.Close()
+	buf := make([]byte, 1500)
+	for left := len(at); left > 0; {
+		n, from, err := c.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		m, err := icmp.ParseMessage(proto, buf[:n])
+		if err != nil {
+			continue
+		}
+		echo, ok := m.Body.(*icmp.Echo)
+		ip, ok2 := from.(*net.IPAddr)
+		if !ok || !ok2 || echo.ID != id || m.Type != ipv4.ICMPTypeEchoReply && m.Type != ipv6.ICMPTypeEchoReply {
+			continue
+		}
+		a, _ := netip.AddrFromSlice(ip.IP)
+		if p := at[a.Unmap()]; p != nil && p.Silent {
+			p.Silent, p.RTT = false, time.Since(begun)
+			left--
+		}
+	}
+}
+
+// status is the command.
+func status(ctx context.Context, c Config, args []string, out io.Writer) error {
+	url := "http://netd/status"
+	if slices.Contains(args, "--probe") {
+		url += "?probe=1"
+	}
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", c.socket())
+	}}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask netd on %s: %w: is it running? (systemctl status netd)", c.socket(), errors.Unwrap(err))
+	}
+	defer resp.Body.Close()
+	if slices.Contains(args, "--json") {
+		_, err := io.Copy(out, resp.Body)
+		return err
+	}
+	var s Status
+	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
+		return fmt.Errorf("read netd's answer: %w", err)
+	}
+	return show(out, s, time.Now())
+}
+
+func show(out io.Writer, s Status, now time.Time) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	state := "ready"
+	if !s.Ready {
+		state = "not ready"
+	}
+	if s.Problem != "" {
+		state += ": " + s.Problem
+	}
+	fmt.Fprintf(w, "state\t%s\n", state)
+	until := "a reservation, does not end"
+	if !s.Lease.Until.IsZero() {
+		until = "ends in " + s.Lease.Until.Sub(now).Round(time.Second).String() + " if not renewed"
+	}
+	fmt.Fprintf(w, "subnet\t%s (%s)\n", s.Lease.Subnet, until)
+	fmt.Fprintf(w, "underlay\t%s %s\n", s.Iface, s.Lease.PublicIP)
+	fmt.Fprintf(w, "backend\t%s (%s)\n", s.Backend, s.Why)
+	fmt.Fprintf(w, "mtu\t%d\n", s.MTU)
+	store := "reached"
+	if !s.Store.Contact {
+		store = "not reached: " + s.Store.Err
+	} else if s.Store.Err != "" {
+		store = s.Store.Err
+	}
+	fmt.Fprintf(w, "store\t%s\n", store)
+	for _, name := range slices.Sorted(maps.Keys(s.Devices)) {
+		d := s.Devices[name]
+		fmt.Fprintf(w, "%s\t%d bytes in, %d out, %d dropped, %d errors\n", name, d.RxBytes, d.TxBytes, d.RxDropped+d.TxDropped, d.TxErrors)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(out)
+	fmt.Fprintln(w, "PEER\tMACHINE\tADDRESS\tBACKEND\tSTATE")
+	for _, p := range s.Peers {
+		state := "ok"
+		switch {
+		case p.Skipped != "":
+			state = "no path: " + p.Skipped
+		case p.Failed != "":
+			state = "refused: " + p.Failed
+		case p.Silent:
+			state = "does not answer"
+		case p.RTT > 0:
+			state = "answers in " + p.RTT.Round(time.Microsecond).String()
+		case !p.Handshake.IsZero():
+			state = "handshake " + now.Sub(p.Handshake).Round(time.Second).String() + " ago"
+		}
+		machine := p.Machine
+		if len(machine) > 8 {
+			machine = machine[:8]
+		}
+		if machine == "" {
+			machine = "flannel"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", p.Subnet, machine, p.PublicIP, p.Backend, state)
+	}
+	return w.Flush()
+}
