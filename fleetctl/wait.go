@@ -245,11 +245,12 @@ func (t *wait) nowhere(names []string, why string) {
 		unit, its = fmt.Sprintf("%d units: ", len(names)), "Their"
 	}
 	shown := strings.Join(names[:min(len(names), 5)], " ")
+	back := shown
 	if len(names) > 5 {
-		shown += " ..."
+		shown, back = shown+" ...", "UNIT..."
 	}
 	t.warn("%s: no machine takes %s%s:%s", p.doing, unit, shown, why)
-	t.warn("%s target state stays %s until a machine fits. To take it back: fleetctl unload %s", its, p.target, shown)
+	t.warn("%s target state stays %s until a machine fits. To take it back: fleetctl unload %s", its, p.target, back)
 	for _, name := range names {
 		delete(t.open, name)
 	}
