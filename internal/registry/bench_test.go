@@ -117,11 +117,6 @@ func BenchmarkSnapshot10000(b *testing.B) {
 	})
 }
 
-// BenchmarkSnapshotMillion takes half a minute to fill and 3 GB; it runs only by its own name.
-func BenchmarkSnapshotMillion(b *testing.B) {
-	benchSnapshot(b, New(kv.NewMemory(nil), "/fleet/", slog.New(slog.NewTextHandler(io.Discard, nil))), 1000, 1_000_000)
-}
-
 func benchSnapshot(b *testing.B, r *Registry, machines, units int) {
 	s, term := fill(b, r, machines, units)
 	ds := placeAll(s)

@@ -132,6 +132,7 @@ func wrap(ctx context.Context, what string, err error) error {
 
 // kindOf returns the kv error that err is, nil if none.
 func kindOf(err error) error {
+	err = rpctypes.Error(err) // a stream gives the server's errors as they came
 	code := status.Code(err)
 	var known rpctypes.EtcdError
 	if errors.As(err, &known) {
@@ -150,7 +151,7 @@ func kindOf(err error) error {
 		return kv.ErrTooLarge
 	case errors.Is(err, rpctypes.ErrTooManyRequests), // the server has more to apply than it can keep up with
 		errors.Is(err, rpctypes.ErrNotLeader),
-		errors.Is(rpctypes.Error(err), rpctypes.Error(rpctypes.ErrGRPCNotSupportedForLearner)), // this member does not serve yet
+		errors.Is(err, rpctypes.Error(rpctypes.ErrGRPCNotSupportedForLearner)), // this member does not serve yet
 		// A server without a leader refuses a write at once with raft's error, which has no code.
 		code == codes.Unknown && strings.Contains(err.Error(), "raft proposal dropped"),
 		// Canceled, and not by the caller: the connection or the client was closed.

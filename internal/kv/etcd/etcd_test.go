@@ -19,6 +19,7 @@ import (
 )
 
 func TestOverTheNetwork(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t)
 	kvtest.Run(t, func(t *testing.T) kvtest.Harness {
 		s.Clear()
@@ -27,6 +28,7 @@ func TestOverTheNetwork(t *testing.T) {
 }
 
 func TestInProcess(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t)
 	c := inProcess(t, s)
 	kvtest.Run(t, func(t *testing.T) kvtest.Harness {
@@ -39,6 +41,7 @@ func TestInProcess(t *testing.T) {
 
 // A watch that loses its connection goes on where it was, also when much happened meanwhile.
 func TestWatchGoesOnAfterACut(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t)
 	ctx := t.Context()
 	here := etcd.New(inProcess(t, s)) // writes while the network client is cut off
@@ -75,6 +78,7 @@ func TestWatchGoesOnAfterACut(t *testing.T) {
 
 // What cannot be reached says so, soon enough for a caller to go on, and says nothing else.
 func TestUnreachable(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t)
 	lease, _, err := s.Store.Grant(t.Context(), time.Minute)
 	if err != nil {
@@ -104,6 +108,7 @@ func TestUnreachable(t *testing.T) {
 
 // A range that is read while its revision is compacted again and again still gives one revision.
 func TestLargeRangeUnderCompaction(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t)
 	ctx := t.Context()
 	const n = 2000
@@ -150,4 +155,88 @@ func inProcess(t *testing.T, s *etcdtest.Server) *clientv3.Client {
 	c := v3client.New(s.Etcd.Server)
 	t.Cleanup(func() { _ = c.Close() })
 	return c
+}
+
+// A watch outlives its leader, and a time without quorum: what was written meanwhile comes, once and in order.
+func TestWatchOverLeaderChanges(t *testing.T) {
+	t.Parallel()
+	members := etcdtest.Cluster(t, 3)
+	store := etcd.New(etcdtest.Client(t, members...))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var want []string
+	put := func() int64 {
+		for {
+			// A write whose answer was lost may have happened: trying the same key again finds out. A member whose leader has just
+			// died keeps a write for five seconds before it gives it up, so do not wait for that.
+			key := fmt.Sprintf("k/%d", len(want))
+			soon, done := context.WithTimeout(ctx, 500*time.Millisecond)
+			rev, ok, err := store.Txn(soon, []kv.Guard{{Key: key, Kind: kv.Missing}}, []kv.Op{{Key: key}})
+			done()
+			if err == nil {
+				want = append(want, key)
+				if !ok { // it had happened
+					_, rev, err = store.Range(ctx, key)
+				}
+			}
+			if err == nil {
+				return rev
+			}
+			if !errors.Is(err, kv.ErrUnavailable) {
+				t.Fatalf("put %s: %v", key, err)
+			}
+		}
+	}
+	ch := store.Watch(ctx, put(), "k/")
+	seen := 0
+	read := func() {
+		t.Helper()
+		for seen < len(want) {
+			b := <-ch
+			if b.Err != nil {
+				t.Fatal(b.Err)
+			}
+			for _, e := range b.Events {
+				if seen == len(want) || e.Key != want[seen] {
+					t.Fatalf("event %d is %s, of %v", seen, e.Key, want)
+				}
+				seen++
+			}
+		}
+	}
+	read()
+	for range 2 {
+		leader := leaderOf(members)
+		leader.Stop()
+		for range 5 {
+			put()
+		}
+		read()
+		leader.Run()
+	}
+
+	// Without quorum, reads and writes say so; with it, all goes on.
+	members[0].Stop()
+	members[1].Stop()
+	short, done := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer done()
+	if _, _, err := store.Range(short, "k/"); !errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("range without quorum: %v", err)
+	}
+	if _, _, err := store.Txn(short, nil, []kv.Op{{Key: "x"}}); !errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("transaction without quorum: %v", err)
+	}
+	members[0].Run()
+	put()
+	read()
+}
+
+func leaderOf(members []*etcdtest.Server) *etcdtest.Server {
+	for {
+		for _, m := range members {
+			if m.Etcd.Server.Leader() == m.Etcd.Server.MemberID() {
+				return m
+			}
+		}
+	}
 }

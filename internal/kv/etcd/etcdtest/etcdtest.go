@@ -1,11 +1,15 @@
-// Package etcdtest runs a real etcd server inside a test: one member on a unix socket, with its data in the test's folder.
+// Package etcdtest runs a real etcd inside a test: members on unix sockets, with their data in a folder of the test.
 package etcdtest
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,26 +32,64 @@ type Server struct {
 	Store  *etcd.Store      // over Client
 
 	t     testing.TB
+	name  string
+	all   string // initial cluster
 	dir   string
+	peer  url.URL
 	proxy *proxy // between Client and the member
 }
 
-// Start runs a member until the test ends. It does not sync its disk: a test's machine may have a slow one, and no test here
-// pulls the plug.
+// Start runs a cluster of one until the test ends. It does not sync its disk: a test's machine may have a slow one, and no test
+// here pulls the plug.
 func Start(t testing.TB) *Server {
 	t.Helper()
-	// Not t.TempDir: its path holds the test's name, and a socket's path has but 107 characters.
-	dir, err := os.MkdirTemp("", "etcd")
-	if err != nil {
-		t.Fatal(err)
+	return Cluster(t, 1)[0]
+}
+
+// Cluster runs a cluster of n members until the test ends. Each one's Client knows that member only.
+func Cluster(t testing.TB, n int) []*Server {
+	t.Helper()
+	members := make([]*Server, n)
+	var all []string
+	for i := range members {
+		// Not t.TempDir: its path holds the test's name, and a socket's path has but 107 characters.
+		dir, err := os.MkdirTemp("", "etcd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		s := &Server{t: t, dir: dir, name: fmt.Sprint("m", i), peer: peerURL(t)}
+		all = append(all, s.name+"="+s.peer.String())
+		members[i] = s
 	}
-	s := &Server{t: t, dir: dir}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	s.run()
-	t.Cleanup(func() { s.Etcd.Close() })
-	s.proxy = newProxy(t, s.socket("client"), s.socket("member"))
-	s.Client, err = clientv3.New(clientv3.Config{
-		Endpoints: []string{"unix://" + s.socket("client")},
+	var started sync.WaitGroup
+	for _, s := range members {
+		s.all = strings.Join(all, ",")
+		// A member of several is ready once the others are there too.
+		started.Go(s.run)
+	}
+	started.Wait()
+	for _, s := range members {
+		if s.Etcd == nil {
+			t.FailNow()
+		}
+		t.Cleanup(s.Stop)
+		s.proxy = newProxy(t, s.socket("client"), s.socket("member"))
+		s.Client = Client(t, s)
+		s.Store = etcd.New(s.Client)
+	}
+	return members
+}
+
+// Client is a client that knows some members, until the test ends.
+func Client(t testing.TB, members ...*Server) *clientv3.Client {
+	t.Helper()
+	var at []string
+	for _, s := range members {
+		at = append(at, "unix://"+s.socket("client"))
+	}
+	c, err := clientv3.New(clientv3.Config{
+		Endpoints: at,
 		Logger:    zap.NewNop(),
 		// A client that was cut off tries again soon, so that restarts do not take long.
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
@@ -57,37 +99,69 @@ func Start(t testing.TB) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Client.Close() })
-	s.Store = etcd.New(s.Client)
-	return s
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// peerURL is a free port of the loopback: members do not find each other by the path of a socket.
+func peerURL(t testing.TB) url.URL {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return url.URL{Scheme: "http", Host: l.Addr().String()}
 }
 
 func (s *Server) socket(name string) string { return filepath.Join(s.dir, name) }
 
-// run starts the member on its folder and waits until it serves.
+// run starts the member on its folder and waits until it serves; after a failure Etcd is nil.
 func (s *Server) run() {
 	s.t.Helper()
 	cfg := embed.NewConfig()
-	cfg.Dir = s.socket("data")
-	client, peer := url.URL{Scheme: "unix", Path: s.socket("member")}, url.URL{Scheme: "unix", Path: s.socket("peer")}
-	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
-	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
-	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
+	cfg.Name, cfg.Dir = s.name, s.socket("data")
+	client, peer := []url.URL{{Scheme: "unix", Path: s.socket("member")}}, []url.URL{s.peer}
+	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = client, client
+	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = peer, peer
+	cfg.InitialCluster = s.all
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	cfg.UnsafeNoFsync = true
-	cfg.TickMs, cfg.ElectionMs = 10, 100 // it elects itself; and it lets leases be as short as a second
+	cfg.TickMs, cfg.ElectionMs = 10, 100 // it is elected soon; and it lets leases be as short as a second
 	e, err := embed.StartEtcd(cfg)
 	if err != nil {
-		s.t.Fatal(err)
+		s.t.Errorf("start etcd: %v", err)
+		return
 	}
 	select {
 	case <-e.Server.ReadyNotify():
+		s.Etcd = e
 	case err := <-e.Err():
-		s.t.Fatal(err)
+		s.t.Errorf("start etcd: %v", err)
 	case <-time.After(time.Minute):
-		s.t.Fatal("etcd does not get ready")
+		s.t.Error("etcd does not get ready")
 	}
-	s.Etcd = e
+}
+
+// Stop stops the member, without ceremony; Run starts it again on the same data.
+func (s *Server) Stop() {
+	if s.Etcd == nil {
+		return
+	}
+	if s.proxy != nil {
+		s.Cut(true) // else it waits for its clients' streams to end
+	}
+	s.Etcd.Server.HardStop() // else a leader hands over first
+	s.Etcd.Close()
+	s.Etcd = nil
+}
+
+// Run starts a stopped member.
+func (s *Server) Run() {
+	s.t.Helper()
+	if s.run(); s.Etcd == nil {
+		s.t.FailNow()
+	}
+	s.Cut(false)
 }
 
 // Cut breaks the client's connections; with down it cannot make new ones, until Cut(false) or Restart.
@@ -96,10 +170,8 @@ func (s *Server) Cut(down bool) { s.proxy.cut(down) }
 // Restart stops the member and starts it again on the same data. It returns when the client is through to it.
 func (s *Server) Restart() {
 	s.t.Helper()
-	s.Cut(true)
-	s.Etcd.Close()
-	s.run()
-	s.Cut(false)
+	s.Stop()
+	s.Run()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for {
