@@ -93,6 +93,8 @@ type Agent struct {
 	states  map[unit.Name]fleet.UnitStatus
 	dirty   map[unit.Name]bool // state to be read again
 	checked time.Time          // last full check; zero: do one now
+	looked  time.Time          // last read of states
+	backlog bool               // the last plan had more jobs than the window places
 
 	jobs    map[unit.Name]job
 	texts   map[unit.Hash]*unit.File

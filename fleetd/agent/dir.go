@@ -56,8 +56,11 @@ func runnable(s string) (unit.Name, error) {
 	if err != nil {
 		return "", err
 	}
-	if n.IsTemplate() {
+	switch {
+	case n.IsTemplate():
 		return "", fmt.Errorf("%s is a template: only its instances can run", n)
+	case s[0] == '.':
+		return "", fmt.Errorf("%s starts with a dot: systemd does not see it", n)
 	}
 	return n, nil
 }

@@ -25,6 +25,9 @@ func (a *Agent) Do(ctx context.Context, now time.Time, tasks []Task) {
 		by[t.Kind] = append(by[t.Kind], t)
 	}
 	places := a.free(now)
+	if a.backlog = len(by[Stop])+len(by[Start]) > places; a.backlog && places < a.Window/2 {
+		places = 0 // half a window at once: systemd answers each call only after it has run all jobs it has
+	}
 	stops := by[Stop][:min(places, len(by[Stop]))]
 	a.queue(ctx, now, stops, "stop", a.Systemd.Stop)
 	a.unload(ctx, now, by[Unload])
@@ -33,6 +36,7 @@ func (a *Agent) Do(ctx context.Context, now time.Time, tasks []Task) {
 		a.fetch = append(a.fetch, t.Hash)
 	}
 	failed := a.load(ctx, now, by[Load])
+	a.presume(by[Load], by[Start], failed)
 	if len(by[Reload]) > 0 {
 		a.try(now, by[Reload][0])
 		if err := a.Systemd.Reload(ctx); err != nil {
@@ -86,6 +90,7 @@ func (a *Agent) queue(ctx context.Context, now time.Time, tasks []Task, kind str
 	for _, t := range tasks {
 		if err := errs[t.Unit]; err != nil {
 			a.fail(t.Unit, err)
+			a.dirty[t.Unit] = true
 			continue
 		}
 		a.jobs[t.Unit] = job{kind: kind, at: now}
@@ -148,6 +153,23 @@ func (a *Agent) load(ctx context.Context, now time.Time, tasks []Task) (failed m
 		a.dirty[f.Name] = true
 	}
 	return failed
+}
+
+// presume takes fresh units that are about to be started for loaded, without asking: systemd would read their files for the
+// answer, forget them, and read them again for the start. It took a quarter of the time to start three hundred. A start that is refused has
+// the state read.
+func (a *Agent) presume(loads, starts []Task, failed map[unit.Name]bool) {
+	fresh := map[unit.Name]bool{}
+	for _, t := range loads {
+		_, known := a.states[t.Unit]
+		fresh[t.Unit] = !known && !failed[t.Unit]
+	}
+	for _, t := range starts {
+		if fresh[t.Unit] {
+			a.states[t.Unit] = fleet.UnitStatus{Load: "loaded", Active: "inactive", Sub: "dead", Result: "success"}
+			delete(a.dirty, t.Unit)
+		}
+	}
 }
 
 // write puts a text on disk, unless it is there.

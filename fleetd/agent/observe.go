@@ -48,22 +48,43 @@ func (a *Agent) look(ctx context.Context, now time.Time) error {
 			a.dirty[n] = true
 		}
 	}
-	if len(a.dirty) > 0 {
-		states, err := a.Systemd.States(ctx, slices.Sorted(maps.Keys(a.dirty)))
+	if names := a.unread(now); len(names) > 0 {
+		states, err := a.Systemd.States(ctx, names)
 		if err != nil {
 			return err
 		}
 		for n, st := range states {
 			a.states[n] = st
 			a.stale = a.stale || st.Stale
+			delete(a.dirty, n)
 		}
-		clear(a.dirty)
+		a.looked = now
 	}
 	if full {
 		a.checked = now
 		a.prune(now)
 	}
 	return nil
+}
+
+// lookPause is between two reads of states while more jobs wait for a place in the window. systemd runs all queued jobs before it answers a
+// call: a read in between would leave it without jobs until the answer is here.
+const lookPause = 100 * time.Millisecond
+
+// unread are the units whose state is to be read now, sorted. One with a young job is read when that has ended or taken its time: the
+// states on the way are gone before anyone could see them.
+func (a *Agent) unread(now time.Time) []unit.Name {
+	if a.backlog && now.Sub(a.looked) < lookPause {
+		return nil
+	}
+	var names []unit.Name
+	for n := range a.dirty {
+		if j, ok := a.jobs[n]; !ok || now.Sub(j.at) >= slowJob {
+			names = append(names, n)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // prune drops what belongs to no unit any more, and jobs that systemd does not know: their end was missed somehow.

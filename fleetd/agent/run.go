@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	// busyPause is between two turns that systemd's signals caused, so that a burst of them is one turn.
-	busyPause = 10 * time.Millisecond
+	// busyPause is waited after a signal for each job under way, up to busyLimit, so that a burst of signals is one turn.
+	busyPause = time.Millisecond
+	busyLimit = 3 * time.Millisecond
 	// reportPause is between two reports while jobs are under way. The first goes out at once, and the last when all are done.
 	reportPause = 100 * time.Millisecond
 	// fetchLimit ends a read of texts that the store does not answer.
@@ -125,7 +126,7 @@ func (r *runner) turn(ctx context.Context) time.Duration {
 	r.startFetch(ctx)
 	wait := r.startReport(ctx, now)
 	_, reloadFailed := r.tried[taskID{kind: Reload}]
-	if len(r.dirty) > 0 || r.stale && !reloadFailed {
+	if len(r.unread(now)) > 0 || r.stale && !reloadFailed {
 		return 0 // states to be read, or a reload, because of what was just done
 	}
 	return max(0, min(wait, r.next(time.Now())))
@@ -225,7 +226,7 @@ func (r *runner) gather(ctx context.Context) {
 	if len(r.jobs) == 0 {
 		return
 	}
-	timer := time.NewTimer(busyPause)
+	timer := time.NewTimer(min(busyPause*time.Duration(len(r.jobs)), busyLimit))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
@@ -255,7 +256,7 @@ func (a *Agent) Release(ctx context.Context) error {
 			failures++
 			wait = backoff(failures)
 		}
-		if len(a.dirty) > 0 || err == nil && len(a.disk) == 0 {
+		if err == nil && (len(a.unread(now)) > 0 || len(a.disk) == 0) {
 			continue
 		}
 		timer := time.NewTimer(wait)
