@@ -2,16 +2,24 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
+	"path/filepath"
 
+	"github.com/fleet-init/fleet/fleetd/agent"
+	"github.com/fleet-init/fleet/fleetd/member"
 	"github.com/fleet-init/fleet/internal/conf"
+	"github.com/fleet-init/fleet/internal/kv/etcd"
+	"github.com/fleet-init/fleet/internal/registry"
 	daemon "github.com/fleet-init/fleet/internal/run"
+	"github.com/fleet-init/fleet/internal/systemd"
 )
 
 // run is fleetd from its configuration to its end.
-func run(_ context.Context, args, env []string, stdout, stderr io.Writer) error {
+func run(ctx context.Context, args, env []string, stdout, stderr io.Writer) error {
 	c, res, err := parseConfig(args, env, os.ReadFile)
 	switch {
 	case err != nil:
@@ -23,8 +31,89 @@ func run(_ context.Context, args, env []string, stdout, stderr io.Writer) error 
 		fmt.Fprint(stdout, conf.Usage(c.program()))
 		return nil
 	}
+	log, level := newLog(c, stderr)
 	for _, w := range res.Warnings {
-		fmt.Fprintln(stderr, w)
+		log.Warn(w)
 	}
-	return nil
+	// From here on signals are ours: one that comes while the host is still being put together ends it in good order.
+	told, signals, stop := daemon.Listen(ctx)
+	defer stop()
+	h, err := build(c, log, level)
+	if err != nil {
+		return err
+	}
+	h.reread = func() (Config, conf.Result, error) { return parseConfig(args, env, os.ReadFile) }
+	h.stdout = stdout
+	return errors.Join(h.run(told, signals), h.systemd.Close())
+}
+
+// newLog writes for the journal, which adds the time.
+func newLog(c Config, w io.Writer) (*slog.Logger, *slog.LevelVar) {
+	level := new(slog.LevelVar)
+	setLevel(level, c)
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if len(groups) == 0 && a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}})), level
+}
+
+func setLevel(level *slog.LevelVar, c Config) {
+	level.Set(slog.LevelInfo)
+	if c.Verbosity > 0 {
+		level.Set(slog.LevelDebug)
+	}
+}
+
+// host is everything a fleetd is made of. build makes it, top to bottom; run in serve.go runs it.
+type host struct {
+	cfg      Config
+	log      *slog.Logger
+	level    *slog.LevelVar
+	id       identity
+	notify   daemon.Notifier
+	member   *member.Member
+	registry *registry.Registry
+	presence *presence
+	systemd  *systemd.Systemd
+	agent    *agent.Agent
+	leader   *tmpLeader // nil: disable_engine
+	metrics  *metrics
+	reread   func() (Config, conf.Result, error)
+	stdout   io.Writer
+}
+
+func build(c Config, log *slog.Logger, level *slog.LevelVar) (*host, error) {
+	h := &host{cfg: c, log: log, level: level, notify: daemon.NewNotifier(os.Getenv, os.Getpid())}
+	var err error
+	if h.id, err = identify("/etc", "/proc", c.DataDir); err != nil {
+		return nil, err
+	}
+	machine, err := describe(c, h.id)
+	if err != nil {
+		return nil, err
+	}
+	machine.IP = publicIP(c, hostAddrs())
+	if h.member, err = member.New(memberConfig(c, machine.Name), log); err != nil {
+		return nil, err
+	}
+	h.registry = registry.New(etcd.New(h.member.Client()), c.EtcdKeyPrefix, log)
+	h.presence = newPresence(h.registry, registry.Hello{
+		Machine: machine, Instance: h.id.installation, Boot: h.id.boot,
+	}, c.AgentTTL, log)
+
+	h.systemd = systemd.New(systemd.Options{User: c.SystemdUser, Log: log})
+	disk, err := agent.OpenDir(c.UnitsDirectory, filepath.Join(filepath.Dir(filepath.Clean(c.UnitsDirectory)), "started"), log)
+	if err != nil {
+		return nil, fmt.Errorf("units_directory: %w: it must be writable", err)
+	}
+	h.agent = agent.New(agent.Config{
+		Machine: h.id.machine, Systemd: h.systemd, Signals: h.systemd, Files: h.registry, Disk: disk, Log: log,
+	})
+	if !c.DisableEngine {
+		h.leader = &tmpLeader{h.registry, h.id.machine, leaderTTL(c.AgentTTL), log}
+	}
+	h.metrics = newMetrics()
+	return h, nil
 }
