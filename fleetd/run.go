@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/fleet-init/fleet/fleetd/agent"
+	"github.com/fleet-init/fleet/fleetd/engine"
 	"github.com/fleet-init/fleet/fleetd/member"
 	"github.com/fleet-init/fleet/internal/conf"
 	"github.com/fleet-init/fleet/internal/kv/etcd"
@@ -78,7 +79,7 @@ type host struct {
 	presence *presence
 	systemd  *systemd.Systemd
 	agent    *agent.Agent
-	leader   *tmpLeader // nil: disable_engine
+	leader   *engine.Leader // nil: disable_engine
 	metrics  *metrics
 	reread   func() (Config, conf.Result, error)
 	stdout   io.Writer
@@ -111,9 +112,13 @@ func build(c Config, log *slog.Logger, level *slog.LevelVar) (*host, error) {
 	h.agent = agent.New(agent.Config{
 		Machine: h.id.machine, Systemd: h.systemd, Signals: h.systemd, Files: h.registry, Disk: disk, Log: log,
 	})
-	if !c.DisableEngine {
-		h.leader = &tmpLeader{h.registry, h.id.machine, leaderTTL(c.AgentTTL), log}
-	}
 	h.metrics = newMetrics()
+	if !c.DisableEngine {
+		h.leader = engine.NewLeader(engine.Config{
+			Self: h.id.machine, Version: machine.Version, TTL: leaderTTL(c.AgentTTL), Store: h.registry, Log: log,
+			OnTurn: h.metrics.observeTurn,
+		})
+		h.metrics.add(h.leader)
+	}
 	return h, nil
 }
