@@ -112,16 +112,15 @@ func (r *Registry) serveLeader(ctx context.Context, out chan<- struct{}) {
 		default: // a wake is waiting already
 		}
 	}
-	for wait := firstWait; ctx.Err() == nil; wait = min(2*wait, lastWait) {
+	for {
 		// The position comes before the wake: whoever reads the leader after it misses nothing that this watch does not bring.
-		_, rev, err := r.store.Range(ctx, r.leaderKey())
-		if err != nil {
-			if pause(ctx, wait) != nil {
-				return
-			}
-			continue
+		var rev int64
+		if r.insist(ctx, "watch leader", func() (err error) {
+			_, rev, err = r.store.Range(ctx, r.leaderKey())
+			return err
+		}) != nil {
+			return
 		}
-		wait = firstWait
 		wake()
 		for b := range r.store.Watch(ctx, rev+1, r.leaderKey()) {
 			if b.Err == nil {

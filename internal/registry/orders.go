@@ -161,19 +161,13 @@ func (w *orderWatch) admission(b kv.Batch) bool {
 	return false
 }
 
-// reload reads everything anew, trying until the store can be reached; an error is the context's.
+// reload reads everything anew, trying until the store answers; an error is the context's.
 func (w *orderWatch) reload(ctx context.Context) error {
-	for wait := firstWait; ; wait = min(2*wait, lastWait) {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
+	return w.r.insist(ctx, "watch orders", func() error {
 		o, partial, err := w.r.orders(ctx, w.p)
 		if err == nil {
 			w.cur, w.partial, w.dirty = o, partial, true
-			return nil
 		}
-		if err := pause(ctx, wait); err != nil {
-			return err
-		}
-	}
+		return err
+	})
 }

@@ -75,33 +75,38 @@ func lastChanges(out chan<- Changes, err error) {
 	}
 }
 
-// roster reads the machines, trying until the store can be reached; an error is the context's.
-func (r *Registry) roster(ctx context.Context) (*roster, int64, error) {
-	for wait := firstWait; ; wait = min(2*wait, lastWait) {
-		kvs, rev, err := r.store.Range(ctx, r.under(machines), r.under(settings), r.under(admitted))
+// roster reads the machines, trying until the store answers; an error is the context's.
+func (r *Registry) roster(ctx context.Context) (ro *roster, rev int64, err error) {
+	err = r.insist(ctx, "watch", func() error {
+		kvs, at, err := r.store.Range(ctx, r.under(machines), r.under(settings), r.under(admitted))
 		if err == nil {
-			return r.rosterOf(kvs), rev, nil
+			ro, rev = r.rosterOf(kvs), at
 		}
-		if err := pause(ctx, wait); err != nil {
-			return nil, 0, err
-		}
-	}
+		return err
+	})
+	return ro, rev, err
 }
 
-// The waits between tries to reach a store that a watch cannot read from.
-const (
-	firstWait = 50 * time.Millisecond
-	lastWait  = 2 * time.Second
-)
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+// insist does do until it succeeds, with growing waits in between, for watches, which have nobody to tell of an error until ctx
+// ends; its error is the context's.
+func (r *Registry) insist(ctx context.Context, what string, do func() error) error {
+	const first, last = 50 * time.Millisecond, 2 * time.Second
+	for wait := first; ; wait = min(2*wait, last) {
+		err := do()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		r.log.Debug("the store does not answer, trying again", "wait", wait, "err", storeErr(what, err))
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		}
 	}
 }
 

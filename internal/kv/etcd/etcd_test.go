@@ -4,13 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/proxy/grpcproxy"
 
 	"github.com/fleet-init/fleet/internal/kv"
 	"github.com/fleet-init/fleet/internal/kv/etcd"
@@ -239,4 +247,37 @@ func leaderOf(members []*etcdtest.Server) *etcdtest.Server {
 			}
 		}
 	}
+}
+
+// A host whose member does not vote serves etcd through etcd's proxy. What is asked of it must be as good as the real thing.
+func TestThroughTheProxy(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.Start(t)
+	dir, err := os.MkdirTemp("", "proxy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kvp, _ := grpcproxy.NewKvProxy(s.Client)
+	watchp, _ := grpcproxy.NewWatchProxy(t.Context(), zap.NewNop(), s.Client)
+	leasep, _ := grpcproxy.NewLeaseProxy(t.Context(), s.Client)
+	server := grpc.NewServer(grpc.MaxRecvMsgSize(2 << 20))
+	pb.RegisterKVServer(server, kvp)
+	pb.RegisterWatchServer(server, watchp)
+	pb.RegisterLeaseServer(server, leasep)
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(server.Stop)
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{"unix://" + l.Addr().String()}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	kvtest.Run(t, func(t *testing.T) kvtest.Harness {
+		s.Clear()
+		return s.Harness(etcd.New(c))
+	})
 }

@@ -79,7 +79,8 @@ func (w *watch) follow(ctx context.Context) (compacted bool) {
 		opts = append(opts, clientv3.WithRange(end))
 	}
 	// A member that is cut off from the others would keep the watch and be silent. With this it ends the watch, and the client goes
-	// to another member if it knows one.
+	// to another member if it knows one. A server in this process does not look at it, and there is no other to go to: its
+	// watch is silent until it is back among the others, and then brings all.
 	for res := range w.c.Watch(clientv3.WithRequireLeader(ctx), from, opts...) {
 		if res.CompactRevision != 0 {
 			return true
