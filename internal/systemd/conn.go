@@ -53,9 +53,9 @@ func (l *listener) DeliverSignal(_, _ string, s *dbus.Signal) { l.signal(s) }
 func (l *listener) Terminate()                                { l.gone(l.conn) }
 
 // dial connects to the manager at the first address that answers.
-func dial(o Options, l listener) (*conn, error) {
+func dial(to []address, l listener) (*conn, error) {
 	var errs []error
-	for _, a := range addresses(o) {
+	for _, a := range to {
 		c, err := dialOne(a, l)
 		if err == nil {
 			return c, nil

@@ -27,6 +27,7 @@ type Options struct {
 // next call, and Take then says so.
 type Systemd struct {
 	opt Options
+	to  []address
 	dir string // where runtime links go
 
 	dialing sync.Mutex // held while a connection is made
@@ -63,6 +64,7 @@ func New(o Options) *Systemd {
 	}
 	s := &Systemd{
 		opt:     o,
+		to:      addresses(o),
 		dir:     "/run/systemd/system",
 		changed: map[string]time.Time{},
 		jobs:    map[dbus.ObjectPath]fleet.JobEnd{},
@@ -122,7 +124,7 @@ func (s *Systemd) connected() (*conn, error) {
 	if c, err := s.current(); c != nil || err != nil {
 		return c, err
 	}
-	c, err := dial(s.opt, listener{changed: s.onChange, signal: s.onSignal, gone: s.onGone})
+	c, err := dial(s.to, listener{changed: s.onChange, signal: s.onSignal, gone: s.onGone})
 	if err != nil {
 		return nil, err
 	}

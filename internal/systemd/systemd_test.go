@@ -25,31 +25,41 @@ func TestSystemdPassesTheSuite(t *testing.T) {
 		t.Log("FLEET_TEST_SYSTEMD is not set: only the fake is tested")
 		return
 	}
+	t.Run("private socket", func(t *testing.T) { suite(t, realBench) })
+	t.Run("system bus", func(t *testing.T) {
+		suite(t, func(t *testing.T) *bench {
+			b := realBench(t)
+			b.sys.(*Systemd).to = []address{{systemBus, false}}
+			return b
+		})
+	})
+}
+
+// realBench is a connection to the real systemd.
+func realBench(t *testing.T) *bench {
 	dir := "/run/fleet/units"
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	suite(t, func(t *testing.T) *bench {
-		s := New(Options{})
-		t.Cleanup(func() {
-			if err := s.Close(); err != nil {
+	s := New(Options{})
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &bench{T: t, sys: s, dir: dir, seen: map[unit.Name]bool{},
+		lose: func() {
+			if err := s.conn.bus.Close(); err != nil {
 				t.Error(err)
 			}
-		})
-		return &bench{T: t, sys: s, dir: dir, seen: map[unit.Name]bool{},
-			lose: func() {
-				if err := s.conn.bus.Close(); err != nil {
-					t.Error(err)
-				}
-			},
-			// every change that is waited for comes with a signal; the timer is for a unit that changed before it was asked for
-			rest: func(*bench) {
-				select {
-				case <-s.Wake():
-				case <-time.After(20 * time.Millisecond):
-				}
-			}}
-	})
+		},
+		// every change that is waited for comes with a signal; the timer is for a unit that changed before it was asked for
+		rest: func(*bench) {
+			select {
+			case <-s.Wake():
+			case <-time.After(20 * time.Millisecond):
+			}
+		}}
 }
 
 func TestFakeMovesByItselfWhenRun(t *testing.T) {
