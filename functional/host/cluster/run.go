@@ -133,7 +133,7 @@ func (t tool) enter(ctx context.Context, args []string) error {
 	return become(cmd, append(env, "TERM="+os.Getenv("TERM")))
 }
 
-// ctl becomes fleetctl, speaking to the first host that is on.
+// ctl becomes fleetctl, speaking to the first host whose fleetd listens.
 func (t tool) ctl(ctx context.Context, args []string) error {
 	c, err := t.open()
 	if err != nil {
@@ -149,15 +149,18 @@ func (t tool) ctl(ctx context.Context, args []string) error {
 // command returns fleetctl as it is called here: in the cluster's network, on the API socket of a host.
 func (t tool) command(ctx context.Context, c *host.Cluster, args ...string) (*exec.Cmd, error) {
 	for _, h := range c.Hosts() {
-		socket, err := h.Path("/run/fleet.sock")
-		if errors.Is(err, host.ErrOff) {
+		conn, err := h.DialUnix(ctx, "/run/fleet.sock")
+		if err != nil {
 			continue
-		} else if err != nil {
+		}
+		conn.Close()
+		socket, err := h.Path("/run/fleet.sock")
+		if err != nil {
 			return nil, err
 		}
 		return c.Command(ctx, t.fleetctl, append([]string{"--endpoint=unix://" + socket}, args...)...), nil
 	}
-	return nil, fmt.Errorf("all hosts are off: switch one on with %s boot h1", t.build)
+	return nil, fmt.Errorf("no host is on with a fleetd that listens: try %s boot h1", t.build)
 }
 
 func become(cmd *exec.Cmd, env []string) error {
