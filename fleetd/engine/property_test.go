@@ -93,9 +93,15 @@ func drawEvent(t *rapid.T, w *world) {
 	}
 }
 
-// grouped leaves out complaints about units of a circle: the oracle places one unit at a time.
+// many runs a property more often than rapid does by itself; go test -rapid.checks=N runs it far more often.
+func many(t *testing.T, property func(*rapid.T)) {
+	for range 10 {
+		rapid.Check(t, property)
+	}
+}
+
 func TestPlanIsCompleteAndAtRest(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+	many(t, func(t *rapid.T) {
 		w := newWorld()
 		for range rapid.IntRange(1, 12).Draw(t, "rounds") {
 			for range rapid.IntRange(1, 8).Draw(t, "events") {
@@ -121,7 +127,7 @@ func TestPlanIsCompleteAndAtRest(t *testing.T) {
 }
 
 func TestStateDecidesAsPlanDoes(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
+	many(t, func(t *rapid.T) {
 		w := newWorld()
 		for range rapid.IntRange(0, 10).Draw(t, "events before") {
 			drawEvent(t, w)

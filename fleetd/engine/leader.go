@@ -1,0 +1,353 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/fleet-init/fleet/internal/fleet"
+)
+
+// Store is the registry as a planner uses it.
+type Store interface {
+	Election
+	// Snapshot reads everything at one revision.
+	Snapshot(ctx context.Context) (fleet.Snapshot, error)
+	// Watch delivers what changed after the snapshot, whole revisions in order. Changes with Err are the last.
+	Watch(ctx context.Context, s fleet.Snapshot) <-chan fleet.Changes
+	// Commit writes decisions whose guards hold, all under the term, and returns the others: those are certainly not written. An error
+	// means the term is over or the store failed, and an unknown part was written.
+	Commit(ctx context.Context, t fleet.Term, ds []fleet.Decision) (rev int64, conflicts []fleet.Decision, err error)
+	// Collect deletes texts that nothing names any more and returns how many.
+	Collect(ctx context.Context, t fleet.Term) (int, error)
+}
+
+// Election decides who leads.
+type Election interface {
+	// Campaign tries once to become leader; ok=false: someone else leads.
+	Campaign(ctx context.Context, self fleet.MachineID, version string, ttl time.Duration) (t fleet.Term, ok bool, err error)
+	Renew(ctx context.Context, t fleet.Term) error
+	Resign(ctx context.Context, t fleet.Term) error
+	// WatchLeader wakes when the leader may have changed.
+	WatchLeader(ctx context.Context) <-chan struct{}
+}
+
+// Config is what a Leader is made of.
+type Config struct {
+	Self    fleet.MachineID
+	Version string        // of this fleetd, for people to read in the registry
+	TTL     time.Duration // of the term's lease: how long nobody plans after a leader died
+	Store   Store
+	Log     *slog.Logger
+	OnTurn  func(took time.Duration) // told of every turn, for a histogram; may be nil
+}
+
+// Leader campaigns, and while it leads, keeps every unit where the rules want it.
+type Leader struct {
+	Config
+	mu       sync.Mutex // guards counters
+	counters Counters
+}
+
+// NewLeader returns a Leader that does nothing until Run.
+func NewLeader(c Config) *Leader {
+	return &Leader{Config: c, counters: Counters{Decisions: map[fleet.DecisionKind]uint64{}}}
+}
+
+const (
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = 10 * time.Second
+	settling   = time.Millisecond // how long a burst of changes may pause and still be one turn
+	maxBurst   = 50 * time.Millisecond
+	replanWait = time.Second // after a lost race, if the watch stays silent
+)
+
+// Run campaigns and leads until ctx ends, and resigns then. It returns nil: what goes wrong is logged and tried again.
+func (l *Leader) Run(ctx context.Context) error {
+	changed := l.Store.WatchLeader(ctx)
+	back := time.Duration(0)
+	for ctx.Err() == nil {
+		term, ok, err := l.Store.Campaign(ctx, l.Self, l.Version, l.TTL)
+		if ok {
+			l.Log.Info("leads", "machine", l.Self, "rev", term.Rev)
+			began := time.Now()
+			err = l.lead(ctx, term)
+			if time.Since(began) > maxBackoff {
+				back = 0 // it went well for a while: this is a new trouble
+			}
+		}
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
+			back = min(max(2*back, minBackoff), maxBackoff)
+			l.Log.Warn("does not lead", "err", err, "wait", back)
+			sleep(ctx, back/2+rand.N(back))
+		default:
+			back = 0
+			select {
+			case <-ctx.Done():
+			case <-changed:
+				// All engines of a cluster are woken at once, and one is enough.
+				sleep(ctx, rand.N(l.TTL/20+1))
+			}
+		}
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// errResync: the watch has lost its place; a new snapshot makes good for it.
+var errResync = errors.New("watch ended")
+
+// lead plans until the term ends, and ends it.
+func (l *Leader) lead(ctx context.Context, term fleet.Term) error {
+	leading, end := context.WithCancelCause(ctx)
+	var tasks sync.WaitGroup
+	tasks.Go(func() { end(l.renew(leading, term)) })
+	unused := make(chan struct{}, 1)
+	wakeCollect := func() {
+		select {
+		case unused <- struct{}{}:
+		default:
+		}
+	}
+	tasks.Go(func() { l.collect(leading, term, unused) })
+	l.count(func(c *Counters) { c.Leading, c.Since = true, time.Now() })
+
+	err := errResync
+	for back := minBackoff; errors.Is(err, errResync) && leading.Err() == nil; back = min(2*back, maxBackoff) {
+		began := time.Now()
+		if err = l.follow(leading, term, wakeCollect); errors.Is(err, errResync) && leading.Err() == nil {
+			if time.Since(began) > maxBackoff {
+				back = minBackoff
+			}
+			l.Log.Debug("reads the cluster anew", "err", err, "wait", back)
+			l.count(func(c *Counters) { c.Resyncs++ })
+			sleep(leading, back)
+		}
+	}
+	if leading.Err() != nil {
+		err = context.Cause(leading)
+	}
+	end(nil)
+	tasks.Wait()
+	l.count(func(c *Counters) { c.Leading = false })
+
+	// Also after an error: if the store can be reached, others need not wait for the lease to end.
+	bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.TTL/3)
+	defer cancel()
+	if resignErr := l.Store.Resign(bye, term); resignErr != nil {
+		l.Log.Debug("leaves its term to end by itself", "err", resignErr)
+	}
+	return err
+}
+
+// renew keeps the term's lease alive until ctx ends, or until it cannot be sure of it any more.
+func (l *Leader) renew(ctx context.Context, term fleet.Term) error {
+	renewed := time.Now()
+	wait := l.TTL / 3
+	for {
+		sleep(ctx, wait)
+		if ctx.Err() != nil {
+			return nil
+		}
+		asked := time.Now()
+		try, cancel := context.WithDeadline(ctx, renewed.Add(l.TTL))
+		err := l.Store.Renew(try, term)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			renewed, wait = asked, l.TTL/3
+		case time.Since(renewed) >= l.TTL*2/3:
+			return fmt.Errorf("renew the leader's term: %w", err)
+		default:
+			wait = l.TTL / 12
+		}
+	}
+}
+
+// follow plans on a snapshot and on all that changes after it. errResync asks for a new snapshot; other errors end the term.
+func (l *Leader) follow(ctx context.Context, term fleet.Term, wakeCollect func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	snap, err := l.Store.Snapshot(ctx)
+	if err != nil {
+		return fmt.Errorf("plan: %w", err)
+	}
+	state := NewState(snap)
+	changes := l.Store.Watch(ctx, snap)
+	snap = fleet.Snapshot{} // let go of it: the state holds what counts
+	for {
+		lost, err := l.turn(ctx, term, state)
+		if err != nil {
+			return err
+		}
+		var again <-chan time.Time
+		if lost {
+			// What made a guard fail is on its way through the watch: to plan before it is here would fail the same way.
+			again = time.After(replanWait)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-again:
+			continue
+		case c, ok := <-changes:
+			if err := l.take(state, c, ok, wakeCollect); err != nil {
+				return err
+			}
+		}
+		if err := l.takeBurst(ctx, state, changes, wakeCollect); err != nil {
+			return err
+		}
+	}
+}
+
+// takeBurst takes in all that comes close together, so that it is planned in one turn.
+func (l *Leader) takeBurst(ctx context.Context, state *State, changes <-chan fleet.Changes, wakeCollect func()) error {
+	limit := time.After(maxBurst)
+	quiet := time.NewTimer(settling)
+	defer quiet.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-limit:
+			return nil
+		case <-quiet.C:
+			return nil
+		case c, ok := <-changes:
+			if err := l.take(state, c, ok, wakeCollect); err != nil {
+				return err
+			}
+			quiet.Reset(settling)
+		}
+	}
+}
+
+func (l *Leader) take(state *State, c fleet.Changes, ok bool, wakeCollect func()) error {
+	if !ok {
+		return errResync
+	}
+	if c.Err != nil {
+		return fmt.Errorf("%w: %w", errResync, c.Err)
+	}
+	for _, change := range c.Changes {
+		if change.Deleted && change.Unit != nil {
+			wakeCollect()
+		}
+	}
+	state.Apply(c.Changes)
+	return nil
+}
+
+// turn plans and writes; lost tells that some decisions came too late.
+func (l *Leader) turn(ctx context.Context, term fleet.Term, state *State) (lost bool, err error) {
+	began := time.Now()
+	ds := state.Turn()
+	took := time.Since(began)
+	if l.OnTurn != nil {
+		l.OnTurn(took)
+	}
+	l.count(func(c *Counters) { c.Turns++ })
+	if len(ds) == 0 {
+		return false, nil
+	}
+	_, conflicts, err := l.Store.Commit(ctx, term, ds)
+	if err != nil {
+		l.count(func(c *Counters) { c.Failures++ })
+		return false, fmt.Errorf("write %d decisions: %w", len(ds), err)
+	}
+	state.Refused(conflicts)
+	l.count(func(c *Counters) {
+		for _, d := range ds {
+			c.Decisions[d.Kind]++
+		}
+		for _, d := range conflicts {
+			c.Decisions[d.Kind]--
+		}
+		c.Conflicts += uint64(len(conflicts))
+	})
+	l.tell(ctx, ds, conflicts)
+	return len(conflicts) > 0, nil
+}
+
+// manyDecisions is from where on a turn is told in one line.
+const manyDecisions = 32
+
+func (l *Leader) tell(ctx context.Context, ds, conflicts []fleet.Decision) {
+	if len(conflicts) > 0 {
+		l.Log.Debug("planned on what has changed meanwhile", "decisions", len(conflicts), "err", fleet.ErrConflict)
+	}
+	level := slog.LevelInfo
+	if len(ds) > manyDecisions {
+		l.Log.Info("many decisions", "decisions", len(ds)-len(conflicts))
+		level = slog.LevelDebug
+	}
+	if !l.Log.Enabled(ctx, level) {
+		return
+	}
+	refused := make(map[fleet.Key]bool, len(conflicts))
+	for _, d := range conflicts {
+		refused[fleet.Key{Machine: d.Machine, Unit: d.Unit}] = true
+	}
+	for _, d := range ds {
+		if refused[fleet.Key{Machine: d.Machine, Unit: d.Unit}] {
+			continue
+		}
+		if d.Kind == fleet.Admit {
+			l.Log.Log(ctx, level, string(d.Kind), "machine", d.Machine.Short(), "reason", d.Reason)
+			continue
+		}
+		l.Log.Log(ctx, level, string(d.Kind), "unit", d.Unit, "machine", d.Machine.Short(), "reason", d.Reason)
+	}
+}
+
+const (
+	collectEvery = time.Hour
+	collectSoon  = 10 * time.Minute // after a unit was destroyed; reading all names is too much for every time
+)
+
+// collect deletes unused texts now and then.
+func (l *Leader) collect(ctx context.Context, term fleet.Term, unused <-chan struct{}) {
+	next := time.Now().Add(collectEvery)
+	for {
+		due := time.NewTimer(time.Until(next))
+		select {
+		case <-ctx.Done():
+			due.Stop()
+			return
+		case <-unused:
+			due.Stop()
+			if soon := time.Now().Add(collectSoon); soon.Before(next) {
+				next = soon
+			}
+			continue
+		case <-due.C:
+		}
+		next = time.Now().Add(collectEvery)
+		n, err := l.Store.Collect(ctx, term)
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
+			l.Log.Warn("unused unit texts were not deleted", "err", err)
+		case n > 0:
+			l.Log.Debug("unused unit texts deleted", "texts", n)
+		}
+		l.count(func(c *Counters) { c.Collected += uint64(n) })
+	}
+}
