@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -12,12 +13,11 @@ import (
 // unreachable fails its first ranges.
 type unreachable struct {
 	kv.Store
-	left *int
+	left *atomic.Int64
 }
 
 func (s unreachable) Range(ctx context.Context, prefixes ...string) ([][]kv.KV, int64, error) {
-	if *s.left > 0 {
-		*s.left--
+	if s.left.Add(-1) >= 0 {
 		return nil, 0, kv.ErrUnavailable
 	}
 	return s.Store.Range(ctx, prefixes...)
@@ -35,18 +35,19 @@ func TestWatchesWaitForTheStore(t *testing.T) {
 		_, _, err = f.Commit(t.Context(), s.term, []fleet.Decision{s.place("web@2.service", m1)})
 		f.must(err)
 
-		left := 5
+		var left atomic.Int64
+		left.Store(5)
 		away := New(unreachable{f.mem, &left}, "/fleet/", f.log)
 		f.want("changes", 2, len((<-away.Watch(t.Context(), snap)).Changes))
-		left = 5
+		left.Store(5)
 		<-away.WatchLeader(t.Context())
 		f.mem.Compact(f.rev())
-		left = 5
+		left.Store(5)
 		f.want("orders", 2, len((<-away.WatchOrders(t.Context(), s.p1, from)).Placements))
 
 		// And end with their context, store or not.
 		ctx, cancel := context.WithCancel(t.Context())
-		left = 1 << 30
+		left.Store(1 << 30)
 		changes, wakes := away.Watch(ctx, snap), away.WatchLeader(ctx)
 		synctest.Wait()
 		cancel()
