@@ -126,7 +126,7 @@ func (h *host) serveAPI(ctx context.Context, listeners []net.Listener) error {
 
 // ready is why the API cannot answer yet.
 func (h *host) ready() error {
-	now, why, _ := h.presence.Now()
+	now, _, why := h.presence.Now()
 	if now != nil {
 		return nil
 	}

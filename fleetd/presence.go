@@ -35,10 +35,10 @@ func newPresence(reg *registry.Registry, h registry.Hello, ttl time.Duration, lo
 }
 
 // Now is the registration, or nil and why there is none; the channel is closed when that has changed.
-func (p *presence) Now() (*registry.Presence, error, <-chan struct{}) {
+func (p *presence) Now() (now *registry.Presence, changed <-chan struct{}, why error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.now, p.why, p.changed
+	return p.now, p.changed, p.why
 }
 
 // Say changes what the machine says of itself; the record follows soon.

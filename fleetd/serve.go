@@ -62,7 +62,7 @@ func (h *host) run(told context.Context, signals daemon.Signals) error {
 // runAgent runs the agent on one registration after another.
 func (h *host) runAgent(ctx context.Context) error {
 	for ctx.Err() == nil {
-		now, _, changed := h.presence.Now()
+		now, changed, _ := h.presence.Now()
 		if now == nil {
 			select {
 			case <-ctx.Done():
@@ -84,7 +84,7 @@ func (h *host) runAgentAs(ctx context.Context, p registry.Presence) error {
 	defer cancel()
 	go func() {
 		for ctx.Err() == nil {
-			now, _, changed := h.presence.Now()
+			now, changed, _ := h.presence.Now()
 			if now != nil && *now != p {
 				cancel()
 				return
@@ -137,7 +137,7 @@ func (v view) Report(ctx context.Context, changed []fleet.Observation, gone []un
 func (h *host) tell(ctx context.Context) error {
 	ready := false
 	for ctx.Err() == nil {
-		now, why, registered := h.presence.Now()
+		now, registered, why := h.presence.Now()
 		st, settled := h.member.Watch()
 		if now != nil && !ready {
 			ready = true
@@ -246,7 +246,7 @@ func (h *host) reload() {
 func (h *host) dump(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	now, why, _ := h.presence.Now()
+	now, _, why := h.presence.Now()
 	state := struct {
 		Version   string             `json:"version"`
 		Presence  *registry.Presence `json:"presence"`
