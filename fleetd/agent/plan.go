@@ -91,45 +91,29 @@ func Plan(o Orders, seen Observed) []Task {
 // wanted is the plan without regard to what failed before.
 func wanted(o Orders, seen Observed) []Task {
 	var tasks []Task
-	fetched := map[unit.Hash]bool{}
-	for _, n := range names(o, seen) {
-		p, placed := o.Placements[n]
-		var ts []Task
-		switch {
-		case !placed && o.Admitted:
-			ts = unload(n, seen, "no longer placed here")
-		case placed && !p.Handover: // a handover runs on as it is, until it is withdrawn
-			ts = place(p, seen)
+	for _, p := range o.Placements {
+		if !p.Handover { // a handover runs on as it is, until it is withdrawn
+			tasks = append(tasks, place(p, seen)...)
 		}
-		for _, t := range ts {
-			if t.Kind == Fetch && fetched[t.Hash] {
-				continue
-			}
-			fetched[t.Hash] = fetched[t.Hash] || t.Kind == Fetch
-			tasks = append(tasks, t)
+	}
+	for n := range seen.Disk {
+		if _, placed := o.Placements[n]; !placed && o.Admitted {
+			tasks = append(tasks, unload(n, seen, "no longer placed here")...)
 		}
 	}
 	if seen.Stale {
 		tasks = append(tasks, Task{Kind: Reload, Reason: "systemd holds an older text"})
 	}
 	order := kinds()
-	slices.SortStableFunc(tasks, func(a, b Task) int {
+	slices.SortFunc(tasks, func(a, b Task) int { // total, since a unit has one task of a kind: the maps' order is gone
 		return cmp.Or(cmp.Compare(slices.Index(order, a.Kind), slices.Index(order, b.Kind)), cmp.Compare(a.Unit, b.Unit))
 	})
-	return tasks
-}
-
-// names are all units that are placed or on disk, sorted.
-func names(o Orders, seen Observed) []unit.Name {
-	all := make([]unit.Name, 0, len(o.Placements)+len(seen.Disk))
-	for n := range o.Placements {
-		all = append(all, n)
-	}
-	for n := range seen.Disk {
-		all = append(all, n)
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
+	fetched := map[unit.Hash]bool{}
+	return slices.DeleteFunc(tasks, func(t Task) bool {
+		again := t.Kind == Fetch && fetched[t.Hash]
+		fetched[t.Hash] = fetched[t.Hash] || t.Kind == Fetch
+		return again
+	})
 }
 
 // job is the kind of job that is under way for a unit, by us or by somebody else.

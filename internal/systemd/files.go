@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -211,8 +212,10 @@ func (s *Systemd) Unload(ctx context.Context, names []unit.Name) map[unit.Name]e
 		if errs[n] != nil {
 			continue
 		}
-		if err := c.call(ctx, "ResetFailedUnit", nil, string(n)); err != nil && errorName(err) != errNotLoaded {
-			errs[n] = fmt.Errorf("reset %s: %w", n, err)
+		if !s.isInactive(n) {
+			if err := c.call(ctx, "ResetFailedUnit", nil, string(n)); err != nil && errorName(err) != errNotLoaded {
+				errs[n] = fmt.Errorf("reset %s: %w", n, err)
+			}
 		}
 		// after the reset, so that a unit whose reset failed is not lost from sight
 		if err := s.unlink(n); err != nil {
@@ -226,6 +229,14 @@ func (s *Systemd) Unload(ctx context.Context, names []unit.Name) map[unit.Name]e
 		delete(s.known, n)
 	}
 	return errs
+}
+
+// isInactive reports whether a unit is known not to have failed, so that there is nothing to reset.
+func (s *Systemd) isInactive(n unit.Name) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k, ok := s.known[n]
+	return ok && k.active == "inactive" && k.moved.IsZero()
 }
 
 // unlink removes a unit's symlink. A real file of that name is somebody else's.
@@ -259,6 +270,9 @@ func (s *Systemd) disable(ctx context.Context, c *conn, names []unit.Name) map[u
 // enabled returns the units that another name or another unit's folder links to.
 func (s *Systemd) enabled() map[unit.Name]bool {
 	on := map[unit.Name]bool{}
+	s.mu.Lock()
+	known := maps.Clone(s.known) // their links have their own names and need not be read
+	s.mu.Unlock()
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return on
@@ -274,6 +288,9 @@ func (s *Systemd) enabled() map[unit.Name]bool {
 				on[unit.Name(i.Name())] = true
 			}
 		case e.Type()&fs.ModeSymlink != 0:
+			if _, plain := known[unit.Name(e.Name())]; plain {
+				continue
+			}
 			if to, err := os.Readlink(filepath.Join(s.dir, e.Name())); err == nil && filepath.Base(to) != e.Name() {
 				on[unit.Name(filepath.Base(to))] = true // Alias=
 			}
