@@ -188,7 +188,7 @@ fuzz() {
 	local seconds=${1:-30} pkg target
 	while read -r pkg; do
 		while read -r target; do
-			step "$pkg $target" go test -run '^$' -fuzz "^$target\$" -fuzztime "${seconds}s" "$pkg"
+			step "$pkg $target" go test -run '^$' -fuzz "^$target\$" -fuzztime "${seconds}s" "$pkg" </dev/null
 		done < <(go test -list '^Fuzz' "$pkg" | grep '^Fuzz')
 	done < <(go list ./...)
 	report
