@@ -292,3 +292,19 @@ func dontFragment(c *net.UDPConn, v6 bool) error {
 	})
 	return errors.Join(err, serr)
 }
+
+// Enslave makes a device a port of a bridge.
+func (h *Host) Enslave(bridge, port string) {
+	h.t.Helper()
+	h.Must(func() error {
+		br, err := netlink.LinkByName(bridge)
+		if err != nil {
+			return err
+		}
+		l, err := netlink.LinkByName(port)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetMaster(l, br)
+	})
+}

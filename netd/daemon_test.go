@@ -1,0 +1,350 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/fleet-init/fleet/netd/nettest"
+)
+
+func TestPodsTalkOverEachBackend(t *testing.T) {
+	const both = `"EnableIPv6":true,"IPv6Network":"fd05::/48",`
+	for _, row := range []struct{ name, config, mtu string }{
+		{"vxlan", `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`, "1450"},
+		{"vxlan with direct routing", `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}`, "1450"},
+		{"vxlan both families", `{"Network":"10.5.0.0/16",` + both + `"Backend":{"Type":"vxlan"}}`, "1430"},
+		{"host-gw both families", `{"Network":"10.5.0.0/16",` + both + `"Backend":{"Type":"host-gw"}}`, "1500"},
+		{"wireguard", `{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}`, "1420"},
+		{"wireguard both families, psk", `{"Network":"10.5.0.0/16",` + both + `"Backend":{"Type":"wireguard","PSK":"QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE="}}`, "1420"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			c := newCluster(t, row.config)
+			for n := 1; n <= 2; n++ {
+				c.host(n, "--ip-masq").addPod()
+			}
+			c.talk()
+			if got := c.hosts[0].env("FLANNEL_MTU"); got != row.mtu {
+				t.Errorf("MTU %s, want %s", got, row.mtu)
+			}
+			// The pod sees who calls: nothing on the way translates.
+			conn, err := c.hosts[0].pod.Dial(c.hosts[1].addr())
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn.Close()
+			s := c.hosts[0].status("--probe")
+			if !s.Ready || len(s.Peers) != 1 || s.Peers[0].Silent || s.Peers[0].RTT == 0 {
+				t.Errorf("status: %+v", s)
+			}
+			for _, h := range c.hosts {
+				h.stop(syscall.SIGTERM)
+				if _, err := h.netd("cleanup", "--release"); err != nil {
+					t.Error(err)
+				}
+				if left := h.leftovers(); left != "" {
+					t.Errorf("cleanup left on %s:\n%s", h.Name, left)
+				}
+			}
+		})
+	}
+}
+
+// leftovers lists what is not the test's own on a host.
+func (h *host) leftovers() string {
+	var out strings.Builder
+	h.Must(func() error {
+		links, err := netlink.LinkList()
+		if err != nil {
+			return err
+		}
+		for _, l := range links {
+			if n := l.Attrs().Name; n != "lo" && n != "eth0" && n != "pod0" && n != "ifb0" && n != "ifb1" {
+				fmt.Fprintln(&out, "device", n)
+			}
+		}
+		routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: 158}, netlink.RT_FILTER_PROTOCOL)
+		for _, r := range routes {
+			fmt.Fprintln(&out, "route", r)
+		}
+		return err
+	})
+	rules := exec.Command("nft", "list", "ruleset")
+	var text []byte
+	h.Must(func() (err error) { text, err = rules.CombinedOutput(); return err })
+	out.Write(text)
+	return out.String()
+}
+
+func TestARestartCutsNoConnectionAndNeedsNoStore(t *testing.T) {
+	for _, backend := range []string{"vxlan", "host-gw", "wireguard"} {
+		t.Run(backend, func(t *testing.T) {
+			c := newCluster(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"`+backend+`"}}`)
+			a, b := c.host(1), c.host(2)
+			a.addPod()
+			b.addPod()
+			c.talk()
+			conn, err := a.pod.Dial(b.addr())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			exchange := func(when string) {
+				t.Helper()
+				if err := nettest.Exchange(conn, 100000); err != nil {
+					t.Errorf("%s: %v", when, err)
+				}
+			}
+			exchange("before")
+			a.stop(syscall.SIGTERM)
+			exchange("while netd is down")
+			c.etcd.Cut(true)
+			exchange("while the store is down too")
+			a.start()
+			exchange("with a netd that never saw the store")
+			c.etcd.Cut(false)
+			c.soon("contact", func() error {
+				if s := a.status(); !s.Store.Contact || !s.Lease.Held {
+					return fmt.Errorf("status: %+v", s.Store)
+				}
+				return nil
+			})
+			exchange("after")
+			// A killed one comes back the same.
+			a.stop(syscall.SIGKILL)
+			a.start()
+			exchange("after a kill")
+			if n := a.status().Repairs; n != 0 {
+				t.Errorf("%d repairs, want none", n)
+			}
+		})
+	}
+}
+
+func TestHostsComeAndGoAndMove(t *testing.T) {
+	c := newCluster(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
+	a, b := c.host(1), c.host(2)
+	a.addPod()
+	b.addPod()
+	c.talk()
+	// b's address changes: the lease follows, and the peers.
+	b.Must(func() error {
+		l, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		old, _ := netlink.ParseAddr("192.168.77.2/24")
+		now, _ := netlink.ParseAddr("192.168.77.22/24")
+		return errors.Join(netlink.AddrDel(l, old), netlink.AddrAdd(l, now))
+	})
+	c.soon("peers follow the address", func() error {
+		if s := a.status(); s.Peers[0].PublicIP != "192.168.77.22" {
+			return errors.New(s.Peers[0].PublicIP)
+		}
+		return nil
+	})
+	c.talk()
+	// The device is taken away by another hand and comes back, with its peers.
+	a.Must(func() error {
+		l, err := netlink.LinkByName("flannel.1")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(l)
+	})
+	c.talk()
+	// A third host joins, and all talk.
+	d := c.host(3)
+	d.addPod()
+	c.talk()
+	// b gives its subnet back: its peers forget it.
+	sub := b.status().Lease.Subnet
+	b.stop(syscall.SIGTERM)
+	if _, err := b.netd("cleanup", "--release"); err != nil {
+		t.Fatal(err)
+	}
+	c.soon("peers forget", func() error {
+		for _, p := range a.status().Peers {
+			if p.Subnet == sub {
+				return errors.New("still a peer")
+			}
+		}
+		return nil
+	})
+	a.Must(func() error {
+		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: 158}, netlink.RT_FILTER_PROTOCOL)
+		if len(routes) != 1 {
+			return fmt.Errorf("routes left: %v", routes)
+		}
+		return err
+	})
+	// The backend changes under way.
+	c.hosts = []*host{a, d}
+	c.put("config", `{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`)
+	c.soon("backend changes", func() error {
+		for _, h := range c.hosts {
+			if s := h.status(); s.Backend != "host-gw" || s.Peers[0].Skipped != "" {
+				return fmt.Errorf("%s: %s, %s", h.Name, s.Backend, s.Peers[0].Skipped)
+			}
+		}
+		return nil
+	})
+	c.talk()
+}
+
+// A host that flannel's own words describe, and whose kernel is set up the way flannel does it, is a peer like any other.
+func TestAFlanneldIsAPeer(t *testing.T) {
+	c := newCluster(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
+	a := c.host(1)
+	a.addPod()
+	f := c.cable(2)
+	s := a.status()
+	f.Must(func() error {
+		under, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "flannel.1"
+		attrs.HardwareAddr = net.HardwareAddr{0xc6, 1, 2, 3, 4, 5}
+		dev := &netlink.Vxlan{LinkAttrs: attrs, VxlanId: 1, VtepDevIndex: under.Attrs().Index, SrcAddr: net.IPv4(192, 168, 77, 2), Port: 8472}
+		if err := netlink.LinkAdd(dev); err != nil {
+			return err
+		}
+		return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644)
+	})
+	f.Up("flannel.1", "10.5.200.0/32")
+	f.Must(func() error {
+		dev, err := netlink.LinkByName("flannel.1")
+		if err != nil {
+			return err
+		}
+		leases, err := c.etcd.Client.Get(t.Context(), "/coreos.com/network/subnets/"+s.Lease.Subnet)
+		if err != nil || len(leases.Kvs) != 1 {
+			return fmt.Errorf("the lease is not where flannel looks: %v, %w", leases, err)
+		}
+		_, rest, ok := strings.Cut(string(leases.Kvs[0].Value), `"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"`)
+		if !ok {
+			return fmt.Errorf("the lease is not as flannel reads it: %s", leases.Kvs[0].Value)
+		}
+		mac, err := net.ParseMAC(rest[:17])
+		if err != nil {
+			return err
+		}
+		base := net.ParseIP(s.Lease.V4.Addr().String())
+		_, sub, _ := net.ParseCIDR(s.Lease.V4.String())
+		idx := dev.Attrs().Index
+		return errors.Join(
+			netlink.NeighSet(&netlink.Neigh{LinkIndex: idx, State: netlink.NUD_PERMANENT, IP: base, HardwareAddr: mac}),
+			netlink.NeighSet(&netlink.Neigh{LinkIndex: idx, State: netlink.NUD_PERMANENT, Family: syscall.AF_BRIDGE, Flags: netlink.NTF_SELF, IP: net.IPv4(192, 168, 77, 1), HardwareAddr: mac}),
+			netlink.RouteReplace(&netlink.Route{LinkIndex: idx, Dst: sub, Gw: base, Flags: int(netlink.FLAG_ONLINK)}))
+	})
+	if err := os.WriteFile(f.path("subnet.env"), []byte("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.200.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	f.addPod()
+	c.put("subnets/10.5.200.0-24", `{"PublicIP":"192.168.77.2","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"c6:01:02:03:04:05"}}`)
+	c.talk()
+}
+
+func TestStartFailsClearly(t *testing.T) {
+	c := newCluster(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
+	for i, row := range []struct {
+		name, config string
+		flags        []string
+		code         int
+		want         string
+	}{
+		{"bad configuration", `{"Network":"10.5.0.0/29"}`, nil, 78, "key /coreos.com/network/config: invalid Network 10.5.0.0/29: too small to cut: use /28 or larger"},
+		{"network over the host's own", `{"Network":"192.168.0.0/16"}`, nil, 78, "invalid Network 192.168.0.0/16: it contains this host's own address 192.168.77."},
+		{"unknown backend", `{"Network":"10.5.0.0/16","Backend":{"Type":"x"}}`, nil, 78, `invalid Backend.Type "x": use vxlan, host-gw, wireguard, ipip or alloc`},
+		{"module missing", `{"Network":"10.5.0.0/16","Backend":{"Type":"ipip"}}`, nil, 1, "this kernel has no ipip (module missing): load it, or choose another Backend.Type"},
+		{"no such interface", `{"Network":"10.5.0.0/16"}`, []string{"--iface-regex", "wlan.*"}, 78, ""},
+		{"unknown flag", `{"Network":"10.5.0.0/16"}`, []string{"--ifcae", "x"}, 78, "invalid command line: flag provided but not defined: -ifcae: netd --help lists all flags"},
+		{"health port taken", `{"Network":"10.5.0.0/16"}`, []string{"--healthz-ip", "127.0.0.1", "--healthz-port", "7"}, 1, "choose a free port"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			c.put("config", row.config)
+			h := c.cable(10 + i)
+			if row.want == "" {
+				row.want = "invalid interface: none is what --iface, --iface-regex or --iface-can-reach ask for: this host has "
+				h.Must(func() error {
+					l, err := netlink.LinkByName("eth0")
+					if err != nil {
+						return err
+					}
+					return errors.Join(netlink.LinkSetDown(l), netlink.LinkSetName(l, "lan0"), netlink.LinkSetUp(l))
+				})
+			}
+			if row.code == 1 && row.flags != nil {
+				h.Echo() // takes port 7
+			}
+			h.flags = row.flags
+			<-h.launch()
+			err := <-h.ended
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != row.code || !strings.Contains(h.log(), row.want) {
+				t.Errorf("%v, want code %d and %q:\n%s", err, row.code, row.want, h.log())
+			}
+			if left := strings.ReplaceAll(h.leftovers(), "device lan0\n", ""); left != "" {
+				t.Errorf("half-programmed:\n%s", left)
+			}
+		})
+	}
+}
+
+// A VXLAN port that another program has is named.
+func TestPortTaken(t *testing.T) {
+	c := newCluster(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
+	h := c.cable(1)
+	h.Must(func() error {
+		l, err := net.ListenPacket("udp4", ":8472")
+		if err == nil {
+			t.Cleanup(func() { l.Close() })
+		}
+		return err
+	})
+	<-h.launch()
+	<-h.ended
+	if !strings.Contains(h.log(), "UDP port 8472 is taken by another program: set Backend.Port or ListenPort to a free one") {
+		t.Errorf("got:\n%s", h.log())
+	}
+	if left := h.leftovers(); left != "" {
+		t.Errorf("half-programmed:\n%s", left)
+	}
+}
+
+func TestShow(t *testing.T) {
+	var s Status
+	s.Ready, s.Backend, s.Why, s.MTU, s.Iface = true, "vxlan", "the configuration names it", 1450, "eth0"
+	s.Lease.Subnet, s.Lease.PublicIP, s.Lease.Until = "10.5.1.0-24", "192.168.0.1", time.Unix(86400, 0)
+	s.Store.Contact = true
+	s.Peers = []PeerStatus{{Subnet: "10.5.2.0-24", Machine: "0123456789abcdef", PublicIP: "192.168.0.2", Backend: "vxlan", RTT: 1234567},
+		{Subnet: "10.5.3.0-24", PublicIP: "192.168.0.3", Backend: "host-gw", Skipped: "its backend is \"host-gw\""}}
+	var out strings.Builder
+	if err := show(&out, s, time.Unix(0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	want := `state     ready
+subnet    10.5.1.0-24 (ends in 24h0m0s if not renewed)
+underlay  eth0 192.168.0.1
+backend   vxlan (the configuration names it)
+mtu       1450
+store     reached
+
+PEER         MACHINE   ADDRESS      BACKEND  STATE
+10.5.2.0-24  01234567  192.168.0.2  vxlan    answers in 1.235ms
+10.5.3.0-24  flannel   192.168.0.3  host-gw  no path: its backend is "host-gw"
+`
+	if out.String() != want {
+		t.Errorf("got:\n%s\nwant:\n%s", out.String(), want)
+	}
+}
