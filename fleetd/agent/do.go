@@ -109,6 +109,7 @@ func (a *Agent) unload(ctx context.Context, now time.Time, tasks []Task) {
 		names[i] = t.Unit
 		a.try(now, t)
 	}
+	// systemd forgets the unit first: a file that went before would leave its links dangling after a crash
 	errs := a.Systemd.Unload(ctx, names)
 	for _, t := range tasks {
 		err := errs[t.Unit]
@@ -143,6 +144,8 @@ func (a *Agent) load(ctx context.Context, now time.Time, tasks []Task) (failed m
 		}
 		files = append(files, f)
 	}
+	// All files are written by now. systemd looks at the folder again after each change of it, so one change is cheaper than many, and units
+	// that need each other find each other.
 	stale, errs := a.Systemd.Load(ctx, files)
 	a.stale = a.stale || stale
 	for _, f := range files {

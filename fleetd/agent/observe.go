@@ -39,6 +39,7 @@ func (a *Agent) Observe(ctx context.Context, now time.Time) (Observed, error) {
 func (a *Agent) look(ctx context.Context, now time.Time) error {
 	full := a.checked.IsZero() || now.Sub(a.checked) >= a.Check
 	if full {
+		// Between two full checks the agent is the only one who writes here; what a person changes by hand is seen then.
 		disk, err := a.Disk.Read()
 		if err != nil {
 			return err

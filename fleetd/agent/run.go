@@ -126,8 +126,9 @@ func (r *runner) turn(ctx context.Context) time.Duration {
 	r.startFetch(ctx)
 	wait := r.startReport(ctx, now)
 	_, reloadFailed := r.tried[taskID{kind: Reload}]
+	// Nobody signals these: a state that is to be read, or a reload, because of what was just done.
 	if len(r.unread(now)) > 0 || r.stale && !reloadFailed {
-		return 0 // states to be read, or a reload, because of what was just done
+		return 0
 	}
 	return max(0, min(wait, r.next(time.Now())))
 }
@@ -155,6 +156,7 @@ func (r *runner) startFetch(ctx context.Context) {
 		return
 	}
 	r.fetching = true
+	// in a goroutine: a slow store must not keep the agent from its signals. join waits for it.
 	asked := slices.Clone(r.Missing())
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, fetchLimit)
@@ -173,6 +175,7 @@ func (r *runner) startReport(ctx context.Context, now time.Time) time.Duration {
 	if len(changed)+len(gone) == 0 {
 		return r.Check
 	}
+	// Whatever changes meanwhile joins the next report: its size grows with the load, its number does not.
 	if d := r.sendNot.Sub(now); d > 0 {
 		return d
 	}

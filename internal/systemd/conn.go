@@ -133,7 +133,7 @@ func (c *conn) greet() error {
 }
 
 // knock makes sure that systemd listens. When the first call of a private connection comes in one read with the end of the authentication,
-// systemd 252 leaves it lying until more comes in: it went unanswered in one of twenty connections. So more comes in.
+// systemd 252 leaves it lying until more comes in: it went unanswered in about one of ten connections. So more comes in.
 func (c *conn) knock() error {
 	for limit := time.Now().Add(dialTimeout); ; {
 		ctx, cancel := context.WithTimeout(context.Background(), knockPause)

@@ -48,6 +48,7 @@ func (s *Systemd) Load(ctx context.Context, files []fleet.UnitPath) (stale bool,
 	}
 	wanting := enable(ctx, c, install, errs)
 	s.touch()
+	// only now, with the folder touched: asking about a unit may make systemd read it
 	stale = s.loadedInactive(ctx, c, wanting)
 	for _, n := range s.inMemory(ctx, c, files) {
 		stale = s.isStale(ctx, c, n) || stale
@@ -254,7 +255,7 @@ func (s *Systemd) disable(ctx context.Context, c *conn, names []unit.Name) map[u
 	if len(names) == 0 {
 		return errs
 	}
-	on := s.enabled()
+	on := s.enabled() // DisableUnitFiles of a unit without links is an error, and each call costs milliseconds
 	for _, n := range names {
 		if !on[n] {
 			continue

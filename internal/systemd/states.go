@@ -96,6 +96,8 @@ func resultIface(name unit.Name) string {
 }
 
 func (s *Systemd) remember(found map[unit.Name]fleet.UnitStatus) {
+	// A change that is signalled from now on comes after what was read: known without moved. One that was signalled during the read is in
+	// s.changed still, and will be read again.
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for n, st := range found {
