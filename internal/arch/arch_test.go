@@ -43,10 +43,11 @@ func law() []rule {
 			"placement is decided from values; a store or a clock in here could not be replayed from a seed"},
 		{"fleetd/agent", vocabulary, nil,
 			"the agent is tested with a fake systemd and a fake registry: it sees both only through its interfaces"},
-		{"fleetd/member", vocabulary, append([]string{"github.com/coreos/go-systemd", "github.com/prometheus/"}, etcd...),
+		{"fleetd/member", vocabulary, append([]string{"golang.org/x/sys", "github.com/prometheus/"}, etcd...),
 			"the member is the only place that runs etcd; what is stored in it is the registry's affair"},
 
 		{"internal/kv/etcd", []string{"internal/kv"}, etcd, "the only client of etcd's API besides the member"},
+		{"internal/kv/etcd/etcdtest", []string{"internal/kv", "internal/kv/etcd", "internal/kv/kvtest"}, etcd, "etcd servers for tests of whatever stands on a store"},
 		{"internal/kv/kvtest", []string{"internal/kv"}, anyModule, "the suite every store passes"},
 		{"internal/registry", vocabulary, []string{"golang.org/x/sync"}, "keys and records only, over any store"},
 		{"internal/systemd", vocabulary, []string{"github.com/coreos/go-systemd", "github.com/godbus/dbus"},
@@ -56,9 +57,11 @@ func law() []rule {
 		{"internal/conf", nil, []string{"github.com/spf13/pflag"}, "how settings are read; it knows none of ours"},
 		{"internal/arch", nil, nil, "reads the others as text"},
 
-		{"netd/subnet", []string{"internal/kv"}, nil, "which range a machine gets is decided from the leases that exist"},
-		{"netd/overlay", nil, nil, "what a host's network must look like is a pure function; link makes it so"},
-		{"netd/link", []string{"netd/overlay"}, anyModule, "the only place that speaks netlink, nftables and WireGuard"},
+		{"internal/network", nil, nil,
+			"the vocabulary of netd's rooms: values only"},
+		{"netd/subnet", []string{"internal/kv", "internal/fleet", "internal/network"}, nil, "which range a machine gets is decided from the leases that exist"},
+		{"netd/overlay", []string{"internal/fleet", "internal/network"}, nil, "what a host's network must look like is a pure function; link makes it so"},
+		{"netd/link", []string{"internal/network"}, anyModule, "the only place that speaks netlink, nftables and WireGuard"},
 
 		{"fleetd", []string{"fleetd/...", "internal/..."}, anyModule, "main joins the rooms of its own house"},
 		{"fleetctl", []string{"internal/..."}, anyModule, "a client knows the wire, not the daemon"},

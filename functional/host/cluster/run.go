@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,8 +17,8 @@ import (
 	"github.com/fleet-init/fleet/functional/host"
 )
 
-// id names the one cluster that build.sh keeps.
-const id = "up"
+// usual names the one cluster that build.sh keeps; FLEET_CLUSTER names another.
+const usual = "up"
 
 // patience is the most that any verb takes but the first up, which makes the root tree.
 const patience = 2 * time.Minute
@@ -28,10 +29,11 @@ type tool struct {
 	fleetctl string // path of the command
 	examples string // folder of example units
 	build    string // how the user calls build.sh
+	id       string // of the cluster
 }
 
 func run(ctx context.Context, args []string, getenv func(string) string, out io.Writer) error {
-	t := tool{out: out, fleetctl: getenv("FLEETCTL"), examples: getenv("EXAMPLES"), build: getenv("BUILD")}
+	t := tool{out: out, fleetctl: getenv("FLEETCTL"), examples: getenv("EXAMPLES"), build: getenv("BUILD"), id: cmp.Or(getenv("FLEET_CLUSTER"), usual)}
 	verbs := map[string]func(context.Context, []string) error{
 		"up": t.up, "down": t.down, "enter": t.enter, "kill": t.kill, "boot": t.boot, "ctl": t.ctl,
 	}
@@ -43,7 +45,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, out io.
 
 // open finds the cluster, and says what to do if there is none.
 func (t tool) open() (*host.Cluster, error) {
-	c, err := host.Open(id)
+	c, err := host.Open(t.id)
 	if errors.Is(err, os.ErrNotExist) || err == nil && !c.Alive() {
 		return nil, fmt.Errorf("no cluster is up: start one with %s up", t.build)
 	}
@@ -71,7 +73,7 @@ func (t tool) named(args []string, usage string) (*host.Host, error) {
 }
 
 func (t tool) down(context.Context, []string) error {
-	c, err := host.Open(id)
+	c, err := host.Open(t.id)
 	if errors.Is(err, os.ErrNotExist) {
 		fmt.Fprintln(t.out, "no cluster is up")
 		return nil

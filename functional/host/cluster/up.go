@@ -21,7 +21,7 @@ func (t tool) up(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	switch c, err := host.Open(id); {
+	switch c, err := host.Open(t.id); {
 	case err == nil && c.Alive():
 		fmt.Fprintf(t.out, "a cluster of %d hosts is up already\n", len(c.Hosts()))
 		t.next(c, "h1")
@@ -35,7 +35,7 @@ func (t tool) up(ctx context.Context, args []string) error {
 	}
 	begin := time.Now()
 	c, err := host.Start(ctx, host.Options{
-		ID: id, Outlive: true, Hosts: n, Install: args[1], Files: host.FleetFiles(n, ""),
+		ID: t.id, Outlive: true, Hosts: n, Install: args[1], Files: host.FleetFiles(n, ""),
 		Log: func(format string, a ...any) { fmt.Fprintf(t.out, format+"\n", a...) },
 	})
 	if err != nil {
@@ -69,7 +69,7 @@ func (t tool) populate(ctx context.Context, c *host.Cluster, n int) error {
 	if err != nil {
 		return err
 	}
-	for _, args := range [][]string{{"start", "web@1.service", "web@2.service", "web@3.service"}, {"list-machines"}, {"list-units"}} {
+	for _, args := range [][]string{{"submit", "web@.service"}, {"start", "web@1.service", "web@2.service", "web@3.service"}, {"list-machines"}, {"list-units"}} {
 		fmt.Fprintf(t.out, "\n$ fleetctl %s\n", strings.Join(args, " "))
 		out, err := t.output(ctx, c, args...)
 		fmt.Fprint(t.out, out)
