@@ -47,6 +47,7 @@ type host struct {
 	cmd   *exec.Cmd
 	ended chan error
 	pod   *nettest.Host
+	mtu   int // of the pod: what netd said when it was made
 }
 
 func newCluster(t *testing.T, config string) *cluster {
@@ -186,18 +187,14 @@ func (h *host) env(key string) string {
 	return ""
 }
 
-// mtu is what a workload here may send.
-func (h *host) mtu() int {
-	var n int
-	fmt.Sscan(h.env("FLANNEL_MTU"), &n)
-	return n
-}
-
 // addPod puts a workload behind the host, at the second address of its subnet, that echoes.
 func (h *host) addPod() {
 	h.c.t.Helper()
+	if _, err := fmt.Sscan(h.env("FLANNEL_MTU"), &h.mtu); err != nil {
+		h.c.t.Fatal(err)
+	}
 	gw := netip.MustParsePrefix(h.env("FLANNEL_SUBNET"))
-	h.pod = h.Pod(fmt.Sprint("pod", h.n), "pod0", netip.PrefixFrom(gw.Addr().Next(), gw.Bits()).String(), gw.String(), h.mtu())
+	h.pod = h.Pod(fmt.Sprint("pod", h.n), "pod0", netip.PrefixFrom(gw.Addr().Next(), gw.Bits()).String(), gw.String(), h.mtu)
 	if v6 := h.env("FLANNEL_IPV6_SUBNET"); v6 != "" {
 		gw := netip.MustParsePrefix(v6)
 		h.Up("pod0", gw.String())
@@ -246,7 +243,7 @@ func (c *cluster) talk() {
 			}
 			for _, to := range to {
 				c.soon(fmt.Sprintf("%s to %s", a.pod.Name, to), func() error { return a.pod.Call(to, 1<<20) })
-				if err := a.pod.Packet(to, a.mtu()); err != nil {
+				if err := a.pod.Packet(to, min(a.mtu, b.mtu)); err != nil {
 					c.t.Errorf("%s: %v", a.pod.Name, err)
 				}
 			}

@@ -41,6 +41,7 @@ type node struct {
 	problem error             // what keeps the whole host from being in order
 	ready   bool              // the kernel was in order once
 	resumed bool              // the last known state named a subnet
+	fresh   bool              // view is from the store, not from disk
 	dirty   bool              // the state on disk is older than view
 	turned  time.Time         // end of the last turn
 	repairs int               // steps of turns that nothing had asked for
@@ -105,7 +106,7 @@ func (n *node) loop(ctx context.Context, hostChanged <-chan struct{}) error {
 		for more := true; more; {
 			select {
 			case <-ctx.Done():
-				return nil
+				return n.save()
 			case <-n.keeper.Wake():
 				asked = n.take(ctx, n.keeper.Take())
 				more = !asked
@@ -128,7 +129,7 @@ func (n *node) take(ctx context.Context, c subnet.Change) bool {
 	defer n.mu.Unlock()
 	n.dirty = true
 	if c.Full {
-		n.view = c.View
+		n.view, n.fresh = c.View, true
 		return true
 	}
 	var forget []netip.Prefix
@@ -248,6 +249,7 @@ func (n *node) turn(ctx context.Context, asked bool) error {
 		return err
 	}
 	host := overlay.NewPlanner(n.view.Config, n.self, n.view.Own, backend).Plan(slices.Collect(maps.Values(n.view.Peers)))
+	host.KeepOthers = !n.fresh
 	rep, err := n.linker.Set(ctx, host)
 	if err != nil && !n.ready && !n.resumed {
 		// Half a network is worse than none: take back what was made.
@@ -297,6 +299,17 @@ func (n *node) publish() error {
 		}
 	}
 	return nil
+}
+
+// save writes the last known state at the end, for the next start.
+func (n *node) save() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.dirty || !n.ready {
+		return nil
+	}
+	n.dirty = false
+	return n.files.keep(n.view)
 }
 
 func sameUnderlay(a, b network.Underlay) bool {

@@ -19,7 +19,10 @@ type Host struct {
 	Backend string
 	// Networks are the ranges of the whole overlay: routes into them are this host's network's to remove.
 	Networks []netip.Prefix
-	Skipped []Skip // leases that have no path, and why
+	// KeepOthers leaves paths and devices alone that nobody here asks for: the plan is from a state on disk, and may be older
+	// than what is in the kernel.
+	KeepOthers bool
+	Skipped    []Skip // leases that have no path, and why
 }
 
 // Device is a network device that netd makes and owns.

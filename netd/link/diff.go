@@ -28,6 +28,9 @@ func diff(have State, want network.Host, mine func(network.Route) bool) []Step {
 	if !slices.Equal(byChain(have.Rules), byChain(want.Rules)) {
 		d.steps = append(d.steps, Step{Verb: "replace", Rules: byChain(want.Rules)})
 	}
+	if want.KeepOthers {
+		return d.steps
+	}
 	d.steps = append(d.steps, d.oldPaths...)
 	d.steps = append(d.steps, d.oldParts...)
 	return append(d.steps, d.oldDevices...)

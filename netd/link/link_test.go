@@ -400,3 +400,14 @@ type nop struct{}
 
 func (nop) Observe(context.Context, []string, bool) (State, error) { return State{}, nil }
 func (nop) Do(_ context.Context, s []Step) []error                 { return make([]error, len(s)) }
+
+// A plan from disk may know less than the kernel: it adds and takes nothing away.
+func TestKeepOthers(t *testing.T) {
+	kernels(t, func(t *testing.T, b *bench) {
+		b.set(vxlanHost(2, 3))
+		h := vxlanHost(2)
+		h.KeepOthers = true
+		want(t, "", b.set(h))
+		want(t, vxlanTwo, b.state())
+	})
+}
