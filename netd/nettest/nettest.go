@@ -308,3 +308,35 @@ func (h *Host) Enslave(bridge, port string) {
 		return netlink.LinkSetMaster(l, br)
 	})
 }
+
+// Open gives a host that is a network namespace which somebody else made and will remove.
+func Open(t testing.TB, name, path string) *Host {
+	t.Helper()
+	h := &Host{t: t, Name: name, work: make(chan func()), gone: make(chan struct{})}
+	ready := make(chan error)
+	go func() {
+		defer close(h.gone)
+		runtime.LockOSThread() // as in New
+		fd, err := netns.GetFromPath(path)
+		if err == nil {
+			h.fd = fd
+			err = netns.Set(fd)
+		}
+		ready <- err
+		if err != nil {
+			return
+		}
+		for f := range h.work {
+			f()
+		}
+	}()
+	if err := <-ready; err != nil {
+		t.Fatalf("enter network namespace %s: %v", path, err)
+	}
+	t.Cleanup(func() {
+		close(h.work)
+		<-h.gone
+		h.fd.Close()
+	})
+	return h
+}

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/fleet-init/fleet/internal/network"
+	"github.com/fleet-init/fleet/netd/nettest"
+	"github.com/fleet-init/fleet/netd/subnet"
+)
+
+// plugins builds the CNI plugins that netd's list names, at the version in go.mod.
+func plugins(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	const p = "github.com/containernetworking/plugins/plugins/"
+	cmd := exec.Command("go", "build", "-o", dir+"/", p+"main/bridge", p+"ipam/host-local", p+"meta/portmap", p+"meta/bandwidth")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build CNI plugins: %v\n%s", err, out)
+	}
+	return dir
+}
+
+// Units on two hosts get addresses, reach each other by them, publish a port, and give everything back.
+func TestUnitsHaveAddresses(t *testing.T) {
+	bin := plugins(t)
+	c := newCluster(t, `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"vxlan"}}`)
+	a, b := c.host(1, "--ip-masq", "--cni-bin", bin), c.host(2, "--ip-masq", "--cni-bin", bin)
+	name := func(h *host) string { return fmt.Sprintf("test-%d-%d.service", os.Getpid(), h.n) }
+	units := map[*host]*nettest.Host{}
+	addrs := map[*host][]string{}
+	for _, h := range []*host{a, b} {
+		t.Cleanup(func() { h.netd("netns", "del", name(h)) })
+		out, err := h.netd("netns", "add", name(h), "8080:7", "8080:7/udp")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addrs[h] = strings.Fields(out)
+		if len(addrs[h]) != 2 || !netip.MustParsePrefix(h.env("FLANNEL_SUBNET")).Contains(netip.MustParseAddr(addrs[h][0])) {
+			t.Fatalf("addresses %v", addrs[h])
+		}
+		units[h] = nettest.Open(t, name(h), filepath.Join(nsDir, nsName(name(h))))
+		units[h].Echo()
+	}
+	for _, to := range addrs[b] {
+		c.soon("unit to unit", func() error { return units[a].Call(to, 1<<20) })
+	}
+	if err := units[a].Packet(addrs[b][0], 1430); err != nil {
+		t.Error(err)
+	}
+	// b's published port, from another host.
+	var conn net.Conn
+	c.soon("published port", func() (err error) {
+		a.Do(func() { conn, err = net.Dial("tcp", "192.168.77.2:8080") })
+		return err
+	})
+	if err := nettest.Exchange(conn, 1000); err != nil {
+		t.Error(err)
+	}
+	conn.Close()
+	// netd goes and comes; the unit keeps its address and its connection.
+	conn, err := units[a].Dial(addrs[b][0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	b.stop(syscall.SIGTERM)
+	b.start()
+	if err := nettest.Exchange(conn, 1000); err != nil {
+		t.Error(err)
+	}
+	// Adding again makes a new one and leaks nothing; so does a namespace that vanished, as after a crash.
+	if out, err := b.netd("netns", "add", name(b)); err != nil || len(strings.Fields(out)) != 2 {
+		t.Errorf("second add: %s, %v", out, err)
+	}
+	if n := b.taken(); n != 2 {
+		t.Errorf("%d addresses taken, want 2", n)
+	}
+	if err := removeNS(name(b)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.netd("netns", "gc"); err != nil {
+		t.Error(err)
+	}
+	if n := b.taken(); n != 0 {
+		t.Errorf("%d addresses taken after gc, want none", n)
+	}
+	if _, err := a.netd("netns", "del", name(a)); err != nil {
+		t.Error(err)
+	}
+	if n := a.taken(); n != 0 {
+		t.Errorf("%d addresses taken after del, want none", n)
+	}
+	if _, err := os.Stat(filepath.Join(nsDir, nsName(name(a)))); err == nil {
+		t.Error("the namespace is still there")
+	}
+}
+
+// taken counts the addresses in the plugin's books.
+func (h *host) taken() int {
+	files, _ := filepath.Glob(h.path("cni/addresses/netd/*"))
+	n := 0
+	for _, f := range files {
+		if _, err := netip.ParseAddr(filepath.Base(f)); err == nil {
+			n++
+		}
+	}
+	return n
+}
+
+func removeNS(unit string) error {
+	path := filepath.Join(nsDir, nsName(unit))
+	if err := syscall.Unmount(path, syscall.MNT_DETACH); err != nil {
+		return err
+	}
+	return os.Remove(path)
+}
+
+func TestNetworkList(t *testing.T) {
+	c := Config{CNIState: "/run/netd/cni"}
+	v := subnet.View{Own: network.Lease{V4: netip.MustParsePrefix("10.5.1.0/24"), V6: netip.MustParsePrefix("fd05:0:0:1::/64")}}
+	b, err := json.Marshal(networkList(c, v, 1430))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"cniVersion":"1.0.0","name":"netd","plugins":[{"bridge":"netd0","forceAddress":true,"hairpinMode":true,"ipMasq":false,` +
+		`"ipam":{"dataDir":"/run/netd/cni/addresses","ranges":[[{"subnet":"10.5.1.0/24"}],[{"subnet":"fd05:0:0:1::/64"}]],"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}],"type":"host-local"},` +
+		`"isGateway":true,"mtu":1430,"type":"bridge"},{"backend":"nftables","capabilities":{"portMappings":true},"snat":true,"type":"portmap"},{"capabilities":{"bandwidth":true},"type":"bandwidth"}]}`
+	if string(b) != want {
+		t.Errorf("got  %s\nwant %s", b, want)
+	}
+}
+
+func TestParsePublish(t *testing.T) {
+	for in, want := range map[string]string{"8080:80": "[{8080 80 tcp}]", "53:53/udp": "[{53 53 udp}]", "8080": "", "x:80": "", "0:80": "", "80:70000": "", "80:80/icmp": ""} {
+		got, err := parsePublish([]string{in})
+		if text := fmt.Sprint(got); err == nil && text != want || err != nil && want != "" {
+			t.Errorf("%s: %s, %v", in, text, err)
+		}
+	}
+}
