@@ -63,7 +63,7 @@ func installation(dir string) (string, error) {
 		return strings.TrimSpace(string(b)), nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("read this installation's name: %w", err)
+		return "", fmt.Errorf("read from data_dir: %w: it must be a directory that root may read and write", err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("make data_dir: %w: it must be a directory that root may write to", err)

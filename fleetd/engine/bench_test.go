@@ -89,9 +89,6 @@ func perSecond(b *testing.B, decisions int) {
 func BenchmarkPlan(b *testing.B) {
 	for _, sh := range shapes() {
 		b.Run(sh.name, func(b *testing.B) {
-			if sh.units > 100_000 && testing.Short() {
-				b.SkipNow()
-			}
 			s, n := sh.snapshot(), 0
 			b.ResetTimer()
 			for range b.N {
@@ -101,6 +98,7 @@ func BenchmarkPlan(b *testing.B) {
 				b.Fatalf("%d decisions for %d units", n, sh.units)
 			}
 			perSecond(b, n)
+			b.ReportMetric(float64(b.N*len(s.Units))/b.Elapsed().Seconds(), "units/s") // of the uneven cluster, most stay
 		})
 	}
 }
@@ -141,6 +139,71 @@ func benchmarkTurn(b *testing.B, sh shape, batch int) {
 	}
 	if n != 2*batch*b.N {
 		b.Fatalf("%d decisions in %d rounds of %d", n, b.N, batch)
+	}
+	perSecond(b, n)
+}
+
+// BenchmarkLoss lets a machine with its hundred units die, hands them over, and lets it come back.
+func BenchmarkLoss(b *testing.B) {
+	for _, sh := range shapes() {
+		if sh.uneven {
+			continue // every machine but the dead one has its web@ already
+		}
+		b.Run(sh.name, func(b *testing.B) {
+			w := &world{Snapshot: sh.snapshot()}
+			w.Rev = int64(sh.units) + 1
+			s := NewState(w.Snapshot)
+			turn := func() int {
+				s.Apply(w.watch())
+				ds := s.Turn()
+				s.Refused(w.commit(ds))
+				for _, d := range ds {
+					if d.Kind == fleet.Place {
+						w.run(fleet.Key{Machine: d.Machine, Unit: d.Unit})
+					}
+				}
+				return len(ds)
+			}
+			turn()
+			n, at := 0, 0
+			for b.Loop() {
+				m := w.Machines[id(at)]
+				w.lose(m.ID)
+				n += turn() // placed anew
+				n += turn() // runs there, withdrawn here
+				w.machine(m.ID, func(back *fleet.Machine) { back.Metadata = m.Metadata })
+				n += turn()
+				at = (at + 1) % sh.machines
+			}
+			perSecond(b, n)
+		})
+	}
+}
+
+// BenchmarkWaiting starts and stops one unit beside ten thousand that no machine takes.
+func BenchmarkWaiting(b *testing.B) {
+	w := newWorld()
+	for i := range 1000 {
+		w.machine(id(i), nil)
+	}
+	for i := range 11_000 {
+		name, needs := web(i)
+		w.unit(name, with(needs))
+	}
+	s := NewState(w.Snapshot)
+	turn := func() int {
+		s.Apply(w.watch())
+		ds := s.Turn()
+		s.Refused(w.commit(ds))
+		return len(ds)
+	}
+	turn()
+	n := 0
+	for b.Loop() {
+		w.unit("a.service", target(fleet.Launched))
+		n += turn()
+		w.unit("a.service", target(fleet.Inactive))
+		n += turn()
 	}
 	perSecond(b, n)
 }

@@ -149,7 +149,10 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 		return // the client is gone: nobody to tell
 	}
 	e := toError(err)
-	if e.Code >= 500 {
+	switch {
+	case e.Code == http.StatusServiceUnavailable: // an outage has been logged by whoever noticed it; clients ask again and again
+		h.Log.Debug("api request not served now", "method", r.Method, "path", r.URL.Path, "err", err)
+	case e.Code >= 500:
 		h.Log.Warn("api request refused", "method", r.Method, "path", r.URL.Path, "code", e.Code, "err", err)
 	}
 	reply(w, e.Code, map[string]*Error{"error": e})
