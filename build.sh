@@ -93,6 +93,9 @@ install_to() {
 	for f in units/sysusers.d/*.conf; do
 		install -D -m 644 "$f" "$dest/usr/lib/sysusers.d/${f##*/}"
 	done
+	for f in units/logind.conf.d/*.conf; do
+		install -D -m 644 "$f" "$dest/usr/lib/systemd/logind.conf.d/${f##*/}"
+	done
 	for f in units/examples/*; do
 		install -D -m 644 "$f" "$dest/usr/share/doc/fleet/examples/${f##*/}"
 	done

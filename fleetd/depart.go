@@ -19,12 +19,16 @@ const (
 )
 
 // depart is what a fleetd owes the others when it ends. One that is restarted leaves its units and its registration for the next
-// process. One that is stopped, or whose host goes down, lets its units be moved first, stops what is left, and leaves.
-func (h *host) depart(ctx context.Context, stopAgent func()) {
+// process. One that is stopped, or whose host goes down (shutdown), lets its units be moved first, stops what is left, and leaves.
+func (h *host) depart(ctx context.Context, shutdown bool, stopAgent func()) {
+	h.departing.Store(true)
 	h.say(h.notify.Stopping())
-	job, err := h.systemd.OwnJob(ctx)
-	if err != nil {
-		h.log.Warn("it cannot be told whether fleetd is stopped or restarted: the units run on", "err", err)
+	job := "stop"
+	if !shutdown {
+		var err error
+		if job, err = h.systemd.OwnJob(ctx); err != nil {
+			h.log.Warn("it cannot be told whether fleetd is stopped or restarted: the units run on", "err", err)
+		}
 	}
 	if job != "stop" {
 		h.log.Info("ending, the units run on", "job", job)
@@ -49,6 +53,29 @@ func (h *host) depart(ctx context.Context, stopAgent func()) {
 	defer cancel()
 	if err := h.registry.Leave(leave, *now); err != nil {
 		h.log.Warn("the registration ends by itself", "ttl", now.TTL, "err", err)
+	}
+}
+
+// awaitShutdown closes begins when this host is about to go down. The shutdown then waits until this process has ended.
+func (h *host) awaitShutdown(ctx context.Context, begins chan<- struct{}) error {
+	if h.cfg.SystemdUser {
+		return nil // a user's fleetd has no say in it
+	}
+	said := false
+	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
+		lock, err := h.systemd.AwaitShutdown(ctx)
+		if err == nil {
+			close(begins)
+			<-ctx.Done()
+			return lock.Close()
+		}
+		if ctx.Err() == nil && !said {
+			said = true
+			h.log.Info("a shutdown of this host will not wait until its units run elsewhere", "err", err)
+		}
+		if !sleep(ctx, wait) {
+			return nil
+		}
 	}
 }
 

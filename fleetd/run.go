@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/fleet-init/fleet/fleetd/agent"
 	"github.com/fleet-init/fleet/fleetd/engine"
@@ -83,6 +84,8 @@ type host struct {
 	metrics  *metrics
 	reread   func() (Config, conf.Result, error)
 	stdout   io.Writer
+
+	departing atomic.Bool // the agent's loop has ended or will: it does not answer any more
 }
 
 func build(c Config, log *slog.Logger, level *slog.LevelVar) (*host, error) {

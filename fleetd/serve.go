@@ -44,14 +44,19 @@ func (h *host) run(told context.Context, signals daemon.Signals) error {
 	g.Go("watchdog", func(ctx context.Context) error { return h.notify.Watchdog(ctx, h.healthy) })
 	g.Go("address", h.followAddress)
 	g.Go("signals", func(ctx context.Context) error { return h.obey(ctx, signals) })
+	shutdown := make(chan struct{})
+	g.Go("shutdown", func(ctx context.Context) error { return h.awaitShutdown(ctx, shutdown) })
 	g.Go("end", func(ctx context.Context) error {
+		down := false
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-told.Done():
+		case <-shutdown:
+			down = true
 		}
 		defer g.Stop()
-		h.depart(ctx, func() { stopAgent(); <-agentDone })
+		h.depart(ctx, down, func() { stopAgent(); <-agentDone })
 		return nil
 	})
 	err = g.Wait()
@@ -173,8 +178,10 @@ func statusLine(now *registry.Presence, why error, st member.Status) string {
 // healthy is the watchdog's question. The agent answers only between two turns, so an answer means that it turns.
 func (h *host) healthy() error {
 	now, _, _ := h.presence.Now()
-	if now == nil {
-		return nil // nothing to turn on yet; the store may be away for as long as it likes
+	if now == nil || h.departing.Load() {
+		// Nothing to turn on yet, the store may be away for as long as it likes; or nothing any more, and stops of units take what they
+		// take, under a limit of their own.
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

@@ -43,6 +43,7 @@ func (a *Agent) Do(ctx context.Context, now time.Time, tasks []Task) {
 			a.Log.Warn("systemd was not reloaded", "err", err)
 		} else {
 			a.stale = false
+			a.reread()
 		}
 	}
 	if a.stale {
@@ -54,6 +55,15 @@ func (a *Agent) Do(ctx context.Context, now time.Time, tasks []Task) {
 		a.Log.Debug("start", "unit", t.Unit, "reason", t.Reason)
 	}
 	a.queue(ctx, now, starts, "start", a.Systemd.Start)
+}
+
+// reread has the states of units read again that systemd could not load before it was reloaded: no signal tells that it can now.
+func (a *Agent) reread() {
+	for n, st := range a.states {
+		if st.Load != "loaded" {
+			a.dirty[n] = true
+		}
+	}
 }
 
 // free is how many jobs may be asked for now.
