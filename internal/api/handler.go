@@ -174,7 +174,9 @@ func (h *handler) version(w http.ResponseWriter, _ *http.Request, _ string) erro
 func body(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	tooLarge := refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("request body too large: at most %d MiB are taken here", limit>>20))
 	if r.ContentLength > limit {
-		w.Header().Set("Connection", "close") // what is still to come will not be read
+		// What is still to come will not be read. Hitting a limit is how net/http learns that: it then leaves the connection open for a moment,
+		// so that also a client that wants it closed gets to the answer.
+		_, _ = http.MaxBytesReader(w, r.Body, 0).Read(make([]byte, 1))
 		return nil, tooLarge
 	}
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))

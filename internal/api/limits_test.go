@@ -62,6 +62,22 @@ func TestBodyLimits(t *testing.T) {
 			}
 		})
 	}
+	// A client that wants the connection closed gets the answer too, before that happens under its write.
+	alone := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for range 10 {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, c.base+"/fleet/v1/units/c.service", strings.NewReader(big(10_000_000)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := alone.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.Body.Close(); resp.StatusCode != http.StatusRequestEntityTooLarge {
+			t.Errorf("10 MB on a connection of their own: %d", resp.StatusCode)
+		}
+	}
 	req := httptest.NewRequest("POST", "/fleet/v1/batch", nil)
 	req.Header.Set("Content-Type", "application/json")
 	req.ContentLength = maxBatchBody + 1 // is believed before anything is read
