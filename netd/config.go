@@ -159,7 +159,7 @@ func bind(f *flag.FlagSet, c *Config, reach, public, public6, health *string, ma
 	f.BoolVar(&c.Masquerade, "ip-masq", false, "masquerade what leaves the overlay")
 	f.BoolVar(&c.NotRandom, "ip-masq-fully-random-disable", false, "let the kernel keep source ports when it masquerades")
 	f.IntVar(resync, "iptables-resync", 5, "seconds between checks of rules, routes and devices")
-	f.BoolVar(&c.ForwardRules, "iptables-forward-rules", true, "accept forwarded packets of the overlay")
+	f.BoolVar(&c.ForwardRules, "iptables-forward-rules", true, "say when a firewall drops forwarded packets of the overlay (an accept of netd's own would not overrule it)")
 	f.BoolVar(&c.Blackhole, "ip-blackhole-route", false, "drop packets to addresses of this host's subnet that nobody has")
 	f.StringVar(health, "healthz-ip", "0.0.0.0", "address for /healthz, /readyz and /metrics")
 	f.IntVar(&c.HealthPort, "healthz-port", 0, "their port; 0 = off")

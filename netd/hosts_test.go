@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 
 // cluster is some hosts on one switch with an etcd that all reach.
 type cluster struct {
-	t     *testing.T
+	t     testing.TB
 	etcd  *etcdtest.Server
 	sw    *nettest.Host
 	hosts []*host
@@ -50,7 +50,7 @@ type host struct {
 	mtu   int // of the pod: what netd said when it was made
 }
 
-func newCluster(t *testing.T, config string) *cluster {
+func newCluster(t testing.TB, config string) *cluster {
 	c := &cluster{t: t, etcd: etcdtest.Start(t), sw: nettest.New(t, "switch")}
 	c.sw.Bridge("br0")
 	c.put("config", config)
@@ -151,7 +151,13 @@ func (h *host) start() {
 		h.c.t.Fatalf("%v\n%s", err, h.log())
 	}
 	cmd, ended := h.cmd, h.ended
-	h.c.t.Cleanup(func() { h.end(cmd, ended, syscall.SIGTERM) })
+	h.c.t.Cleanup(func() {
+		h.end(cmd, ended, syscall.SIGTERM)
+		// Without its device a user-space WireGuard process ends too.
+		if _, err := h.netd("cleanup"); err != nil {
+			h.c.t.Error(err)
+		}
+	})
 }
 
 // end ends a process once.

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,6 +45,7 @@ type node struct {
 	fresh   bool              // view is from the store, not from disk
 	dirty   bool              // the state on disk is older than view
 	turned  time.Time         // end of the last turn
+	drops   string            // chains of others that drop forwarded packets
 	repairs int               // steps of turns that nothing had asked for
 	took    time.Duration
 }
@@ -271,6 +273,13 @@ func (n *node) turn(ctx context.Context, asked bool) error {
 		n.skip(s.Name, s.Reason)
 	}
 	n.mtu = host.MTU
+	if n.c.ForwardRules {
+		drops, derr := n.kernel.DropsForwarded()
+		if text := strings.Join(drops, ", "); text != n.drops {
+			n.drops = text
+			n.log.Warn("another firewall drops forwarded packets: accept the overlay's network there", "chains", text, "err", derr)
+		}
+	}
 	if err != nil {
 		return err
 	}

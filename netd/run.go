@@ -159,7 +159,7 @@ func daemon(parent context.Context, c Config, _ []string, _ io.Writer) error {
 	files := files{c: c}
 	n := &node{c: c, log: log, kernel: kernel, linker: link.New(kernel), files: files, notify: run.NewNotifier(os.Getenv, os.Getpid()),
 		self: overlay.Self{Machine: machine, Version: run.Version(), KernelWireGuard: kernel.HasWireGuard(), PrivateKey: private, PublicKey: public,
-			Masquerade: c.Masquerade, FullyRandom: !c.NotRandom, Forward: c.ForwardRules, Blackhole: c.Blackhole}}
+			Masquerade: c.Masquerade, FullyRandom: !c.NotRandom, Blackhole: c.Blackhole}}
 	previous, err := files.lastKnown()
 	if err != nil {
 		log.Warn("last known state is not usable, starting without", "err", err)

@@ -33,6 +33,7 @@ type Status struct {
 	Why     string        `json:"why"`
 	MTU     int           `json:"mtu"`
 	Iface   string        `json:"iface"`
+	Drops   string        `json:"drops,omitempty"` // chains of other firewalls that drop forwarded packets
 	Turn    time.Duration `json:"turn"`
 	Repairs int           `json:"repairs"`
 	Lease   struct {
@@ -81,6 +82,7 @@ func (n *node) status() Status {
 		s.Problem = n.problem.Error()
 	}
 	s.Machine, s.Version, s.Backend, s.Why, s.MTU, s.Iface, s.Turn, s.Repairs = n.self.Machine, n.self.Version, n.backend, n.why, n.mtu, n.self.Underlay.Name, n.took, n.repairs
+	s.Drops = n.drops
 	own := n.view.Own
 	s.Lease.Subnet, s.Lease.V4, s.Lease.V6, s.Lease.PublicIP = own.Name(), own.V4, own.V6, publicOf(own)
 	for name, l := range n.view.Peers {
@@ -256,6 +258,9 @@ func show(out io.Writer, s Status, now time.Time) error {
 		store = s.Store.Err
 	}
 	fmt.Fprintf(w, "store\t%s\n", store)
+	if s.Drops != "" {
+		fmt.Fprintf(w, "firewall\tdrops forwarded packets: accept the overlay's network in %s\n", s.Drops)
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.Devices)) {
 		d := s.Devices[name]
 		fmt.Fprintf(w, "%s\t%d bytes in, %d out, %d dropped, %d errors\n", name, d.RxBytes, d.TxBytes, d.RxDropped+d.TxDropped, d.TxErrors)

@@ -73,7 +73,7 @@ func (k *Real) finishDevice(l netlink.Link, d network.Device) error {
 
 // setAddrs adds what is missing before it removes what is too much.
 func (k *Real) setAddrs(l netlink.Link, want []netip.Prefix) error {
-	have, err := k.h.AddrList(l, netlink.FAMILY_ALL)
+	have, err := k.addrs(l)
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}

@@ -69,7 +69,7 @@ func (k *Real) Close() {
 // Observe reads what is there; see Kernel.
 func (k *Real) Observe(_ context.Context, wanted []string, adopt bool) (State, error) {
 	s := State{Sysctls: map[string]string{}}
-	links, err := k.h.LinkList()
+	links, err := again(k.h.LinkList)
 	if err != nil {
 		return s, fmt.Errorf("list devices: %w", err)
 	}
@@ -107,7 +107,7 @@ func (k *Real) observeDevice(s *State, l netlink.Link, names map[int]string, ado
 	a := l.Attrs()
 	d := Device{Ours: a.Alias == k.mark, Up: a.Flags&net.FlagUp != 0}
 	d.Name, d.Kind, d.MTU = a.Name, l.Type(), a.MTU
-	addrs, err := k.h.AddrList(l, netlink.FAMILY_ALL)
+	addrs, err := k.addrs(l)
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
@@ -139,13 +139,16 @@ func (k *Real) observeDevice(s *State, l netlink.Link, names map[int]string, ado
 		}
 	}
 	s.Devices = append(s.Devices, d)
-	add := func(r network.Route) {
-		for _, have := range s.Routes {
-			if have == r {
-				return
-			}
+	known := map[network.Route]bool{}
+	if adopt {
+		for _, r := range s.Routes {
+			known[r] = true
 		}
-		s.Routes = append(s.Routes, r)
+	}
+	add := func(r network.Route) {
+		if !known[r] {
+			s.Routes = append(s.Routes, r)
+		}
 	}
 	for _, fam := range []byte{unix.AF_INET, unix.AF_INET6} {
 		if adopt {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 
 	"github.com/fleet-init/fleet/internal/network"
@@ -409,5 +410,27 @@ func TestKeepOthers(t *testing.T) {
 		h.KeepOthers = true
 		want(t, "", b.set(h))
 		want(t, vxlanTwo, b.state())
+	})
+}
+
+func TestDropsForwarded(t *testing.T) {
+	h := nettest.New(t, "host")
+	h.Do(func() {
+		k, err := Open(Options{Instance: "/test", Table: "netd", RunDir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer k.Close()
+		drop := nftables.ChainPolicyDrop
+		table := k.nft.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "filter"})
+		k.nft.AddChain(&nftables.Chain{Name: "FORWARD", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter, Policy: &drop})
+		k.nft.AddChain(&nftables.Chain{Name: "INPUT", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter})
+		if err := k.nft.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := k.DropsForwarded()
+		if d := cmp.Diff([]string{"filter FORWARD"}, got); d != "" || err != nil {
+			t.Error(d, err)
+		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -17,7 +18,7 @@ import (
 // Links reads this host's interfaces and where its routes go: by default, and, if it is valid, to reach.
 func (k *Real) Links(reach netip.Addr) (network.Links, error) {
 	var out network.Links
-	links, err := k.h.LinkList()
+	links, err := again(k.h.LinkList)
 	if err != nil {
 		return out, fmt.Errorf("list devices: %w", err)
 	}
@@ -26,7 +27,7 @@ func (k *Real) Links(reach netip.Addr) (network.Links, error) {
 		a := l.Attrs()
 		names[a.Index] = a.Name
 		i := network.Iface{Name: a.Name, Index: a.Index, MTU: a.MTU, Up: a.Flags&net.FlagUp != 0, Loopback: a.Flags&net.FlagLoopback != 0}
-		addrs, err := k.h.AddrList(l, netlink.FAMILY_ALL)
+		addrs, err := k.addrs(l)
 		if err != nil {
 			return out, fmt.Errorf("list addresses of %s: %w", a.Name, err)
 		}
@@ -60,7 +61,9 @@ func (k *Real) Links(reach netip.Addr) (network.Links, error) {
 
 // defaultDev gives the device of the default route with the least metric.
 func (k *Real) defaultDev(family int, names map[int]string) (string, error) {
-	routes, err := k.h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN, Dst: nil}, netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
+	routes, err := again(func() ([]netlink.Route, error) {
+		return k.h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN, Dst: nil}, netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return "", fmt.Errorf("list default routes: %w", err)
 	}
@@ -171,7 +174,7 @@ type Counters struct {
 
 // Counters reads those of this netd's devices, by name.
 func (k *Real) Counters() (map[string]Counters, error) {
-	links, err := k.h.LinkList()
+	links, err := again(k.h.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list devices: %w", err)
 	}
@@ -180,6 +183,37 @@ func (k *Real) Counters() (map[string]Counters, error) {
 		if a := l.Attrs(); a.Alias == k.mark && a.Statistics != nil {
 			s := a.Statistics
 			out[a.Name] = Counters{s.RxBytes, s.TxBytes, s.RxDropped, s.TxDropped, s.TxErrors}
+		}
+	}
+	return out, nil
+}
+
+// again asks once more for a table that changed while it was read, or when a signal (the Go scheduler's own, too) came between.
+func again[T any](read func() (T, error)) (v T, err error) {
+	for range 5 {
+		v, err = read()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) && !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	return v, err
+}
+
+func (k *Real) addrs(l netlink.Link) ([]netlink.Addr, error) {
+	return again(func() ([]netlink.Addr, error) { return k.h.AddrList(l, netlink.FAMILY_ALL) })
+}
+
+// DropsForwarded names the nftables chains of others that drop forwarded packets unless a rule of theirs accepts them: an
+// accept in netd's table does not overrule them, so that only their owner can let the overlay through.
+func (k *Real) DropsForwarded() ([]string, error) {
+	chains, err := again(k.nft.ListChains)
+	if err != nil {
+		return nil, fmt.Errorf("list nftables chains: %w", err)
+	}
+	var out []string
+	for _, c := range chains {
+		if c.Table.Name != k.o.Table && c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward && c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
+			out = append(out, c.Table.Name+" "+c.Name)
 		}
 	}
 	return out, nil

@@ -23,7 +23,6 @@ type Self struct {
 
 	Masquerade  bool // --ip-masq
 	FullyRandom bool // source ports of masqueraded connections
-	Forward     bool // --iptables-forward-rules
 	Blackhole   bool // --ip-blackhole-route
 }
 
@@ -248,7 +247,9 @@ func (p Planner) devices() []network.Device {
 	return out
 }
 
-// rules are the lines of netd's nftables table; the order and meaning of the masquerading ones are flannel's.
+// rules are the lines of netd's nftables table; the order and meaning of the masquerading ones are flannel's. Its rules that
+// accept forwarded packets are left out: in nftables an accept in one table does not overrule a drop in another, so that they
+// would only cost time.
 func (p Planner) rules() []string {
 	var out []string
 	udp := func(port int) {
@@ -287,10 +288,6 @@ func (p Planner) rules() []string {
 			add("postrouting %s saddr != %s %s daddr %s return", f.ip, n, f.ip, f.own)
 			add("postrouting %s saddr %s %s daddr != %s %s", f.ip, n, f.ip, f.multi, masq)
 			add("postrouting %s saddr != %s %s daddr %s %s", f.ip, n, f.ip, n, masq)
-		}
-		if p.self.Forward {
-			add("forward %s saddr %s accept", f.ip, f.pool.Network)
-			add("forward %s daddr %s accept", f.ip, f.pool.Network)
 		}
 	}
 	return out

@@ -213,7 +213,7 @@ func TestPlan(t *testing.T) {
 
 func TestRules(t *testing.T) {
 	s := self()
-	s.Masquerade, s.FullyRandom, s.Forward, s.Blackhole = true, true, true, true
+	s.Masquerade, s.FullyRandom, s.Blackhole = true, true, true
 	h := NewPlanner(config("host-gw"), s, own(config("")), "host-gw").Plan(nil)
 	want := `route blackhole 10.5.1.0/24
 rule postrouting ip mark 0x4000 return
@@ -222,8 +222,6 @@ rule postrouting ip saddr 10.5.0.0/16 ip daddr 10.5.1.0/24 return
 rule postrouting ip saddr != 10.5.0.0/16 ip daddr 10.5.1.0/24 return
 rule postrouting ip saddr 10.5.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
 rule postrouting ip saddr != 10.5.0.0/16 ip daddr 10.5.0.0/16 masquerade fully-random
-rule forward ip saddr 10.5.0.0/16 accept
-rule forward ip daddr 10.5.0.0/16 accept
 sysctl net/ipv4/ip_forward=1
 mtu 1500
 `
