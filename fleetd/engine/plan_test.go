@@ -118,6 +118,15 @@ place a.service 00000002 loaded: least loaded (0 units)
 `,
 	},
 	{
+		"a global unit now wants one machine and none fits: it runs on where it is, but on one only", func(w *world) {
+			w.machine(id(1), nil)
+			w.machine(id(2), nil)
+			w.unit("a.service", with(unit.Needs{Global: true}))
+		},
+		func(w *world) { w.unit("a.service", with(unit.Needs{MachineID: string(id(3))})) },
+		"withdraw a.service 00000002: runs on 00000001 now\n",
+	},
+	{
 		"a leaving machine hands its units over and keeps its global ones", func(w *world) {
 			w.machine(id(1), nil)
 			w.unit("a.service", nil)

@@ -159,6 +159,11 @@ func (s *State) checkCopies(u *record, full *place) {
 func (s *State) settle(u *record, full *place) {
 	s.rest(u)
 	s.update(full, image{hash: u.hash, target: u.target})
+	s.endHandovers(u, full)
+}
+
+// endHandovers withdraws the old copies once the unit runs where it shall.
+func (s *State) endHandovers(u *record, full *place) {
 	if len(u.places) == 1 || u.target == fleet.Launched && !full.seen.running(full.image) {
 		return
 	}
@@ -379,11 +384,8 @@ func (s *State) giveUp(u *record) {
 		now.hash = full.hash // the new text forbids this machine
 	}
 	s.update(full, now)
-	if u.target != fleet.Launched {
-		for _, h := range u.handovers() {
-			s.withdraw(h, "target state "+string(u.target))
-		}
-	}
+	// It stays where it may not be, but on one machine only.
+	s.endHandovers(u, full)
 }
 
 // touch notes that this turn changes a pair, and how the pair was before.
