@@ -119,6 +119,11 @@ func (h *host) awaitMoves(ctx context.Context) {
 	h.log.Warn("the store does not answer: the units are stopped here without being moved first")
 }
 
+// runs tells whether stopping a copy would end something.
+func runs(o fleet.Observation) bool {
+	return o.Active != "" && o.Active != "inactive" && o.Active != "failed"
+}
+
 // moved tells whether a leaving machine has nothing left that is being moved or will be: no copy waits for its successor, and no
 // plan on what the store holds now would touch this machine.
 func moved(s fleet.Snapshot, self fleet.MachineID) bool {
@@ -130,7 +135,8 @@ func moved(s fleet.Snapshot, self fleet.MachineID) bool {
 		return false
 	}
 	for k, p := range s.Placements {
-		if k.Machine == self && p.Handover {
+		// A copy that has failed or ended is not worth waiting for: its successor may never run either.
+		if k.Machine == self && p.Handover && runs(s.Observed[k]) {
 			return false
 		}
 	}

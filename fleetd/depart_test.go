@@ -26,7 +26,13 @@ func TestMoved(t *testing.T) {
 		{"the new copy is not running yet", func(s fleet.Snapshot) {
 			put(s, someID, true)
 			put(s, other, false)
+			s.Observed[fleet.Key{Machine: someID, Unit: "a.service"}] = fleet.Observation{Active: "active"}
 		}, false},
+		{"the new copy is not running, but the old one is not either", func(s fleet.Snapshot) {
+			put(s, someID, true)
+			put(s, other, false)
+			s.Observed[fleet.Key{Machine: someID, Unit: "a.service"}] = fleet.Observation{Active: "failed"}
+		}, true},
 		{"the new copy has taken over", func(s fleet.Snapshot) { put(s, other, false) }, true},
 		{"this machine is not registered any more", func(s fleet.Snapshot) { delete(s.Machines, someID) }, true},
 	} {
