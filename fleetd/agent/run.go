@@ -29,7 +29,7 @@ const (
 // registration's view.
 func (a *Agent) Run(ctx context.Context, reg Registry) error {
 	ctx, cancel := context.WithCancel(ctx)
-	r := &runner{Agent: a, reg: reg, fetched: make(chan fetched), reported: make(chan reported)}
+	r := &runner{Agent: a, reg: reg, fetched: make(chan fetched), reported: make(chan reported), recalled: make(chan recalled)}
 	defer r.join()
 	defer cancel()
 	orders, err := r.begin(ctx)
@@ -38,6 +38,7 @@ func (a *Agent) Run(ctx context.Context, reg Registry) error {
 	}
 	a.SetOrders(orders)
 	a.checked = time.Time{}
+	r.doubt(time.Now())
 	updates := reg.WatchOrders(ctx, orders)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -60,6 +61,10 @@ type runner struct {
 	sendNot  time.Time // not before, after a report that failed
 	failures int       // of Observe in a row
 	sendFail int       // of reports in a row
+
+	recalled  chan recalled
+	recalling bool
+	recallAt  time.Time // when to read what the registry holds; zero: no need
 }
 
 type fetched struct {
@@ -108,6 +113,9 @@ func (r *runner) join() {
 		end := <-r.reported
 		r.Told(end.changed, end.gone, end.err)
 	}
+	if r.recalling {
+		<-r.recalled
+	}
 }
 
 // turn observes, plans and does once, and returns after what time to do so again at the latest.
@@ -124,6 +132,7 @@ func (r *runner) turn(ctx context.Context) time.Duration {
 	r.failures = 0
 	r.Do(ctx, now, Plan(r.orders, seen))
 	r.startFetch(ctx)
+	r.startRecall(ctx, now)
 	wait := r.startReport(ctx, now)
 	_, reloadFailed := r.tried[taskID{kind: Reload}]
 	// Nobody signals these: a state that is to be read, or a reload, because of what was just done.
@@ -147,6 +156,9 @@ func (r *runner) next(now time.Time) time.Duration {
 			wait = min(wait, d)
 		}
 	}
+	if d := r.recallAt.Sub(now); d > 0 {
+		wait = min(wait, d)
+	}
 	return wait
 }
 
@@ -168,7 +180,7 @@ func (r *runner) startFetch(ctx context.Context) {
 
 // startReport sends what changed, one report at a time, and returns when to look again.
 func (r *runner) startReport(ctx context.Context, now time.Time) time.Duration {
-	if r.sending {
+	if r.sending || r.recalling {
 		return r.Check
 	}
 	changed, gone := r.Pending()
@@ -197,6 +209,7 @@ func (r *runner) sent(end reported) {
 		return
 	}
 	r.sendFail++
+	r.doubt(time.Now())
 	r.sendNot = time.Now().Add(backoff(r.sendFail))
 	r.Log.Debug("states were not reported", "err", end.err)
 }
@@ -217,6 +230,8 @@ func (r *runner) wait(ctx context.Context, updates <-chan Orders, timer <-chan t
 		r.Fetched(time.Now(), end.asked, end.texts, end.err)
 	case end := <-r.reported:
 		r.sent(end)
+	case end := <-r.recalled:
+		r.recall(time.Now(), end)
 	case d := <-r.dumps:
 		d <- r.dump()
 	case <-r.Signals.Wake():
