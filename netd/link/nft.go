@@ -83,90 +83,98 @@ func writeRules(c *nftables.Conn, name string, rules []string) error {
 //	CHAIN udp dport PORT notrack
 //	CHAIN ip|ip6 [mark MASK] {ip|ip6 saddr|daddr [!=] PREFIX} accept|return|masquerade [fully-random]
 func parseRule(t *nftables.Table, rule string) (*nftables.Chain, []expr.Any, error) {
-	words := strings.Fields(rule)
-	bad := func() (*nftables.Chain, []expr.Any, error) {
-		return nil, nil, fmt.Errorf("rule %q: not of a form that netd knows", rule)
-	}
-	next := func() string {
-		if len(words) == 0 {
-			return ""
-		}
-		w := words[0]
-		words = words[1:]
-		return w
-	}
-	var chain *nftables.Chain
-	first := next()
+	r := ruleReader{words: strings.Fields(rule)}
+	first := r.next()
 	for _, c := range chains(t) {
-		if c.Name == first {
-			chain = c
+		if c.Name != first {
+			continue
+		}
+		for len(r.words) > 0 && r.word() {
+		}
+		if len(r.out) > 0 && !r.bad {
+			return c, r.out, nil
 		}
 	}
-	if chain == nil {
-		return bad()
+	return nil, nil, fmt.Errorf("rule %q: not of a form that netd knows", rule)
+}
+
+// ruleReader reads a rule word by word.
+type ruleReader struct {
+	words  []string
+	family byte // of the packets, once a word told
+	out    []expr.Any
+	bad    bool
+}
+
+func (r *ruleReader) next() string {
+	if len(r.words) == 0 {
+		return ""
 	}
-	var out []expr.Any
-	family := byte(0)
-	for len(words) > 0 {
-		switch w := next(); w {
-		case "udp":
-			dport := next() == "dport"
-			port, err := strconv.ParseUint(next(), 10, 16)
-			if !dport || err != nil {
-				return bad()
-			}
-			out = append(out, &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, equal(false, []byte{unix.IPPROTO_UDP}),
-				&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-				equal(false, binary.BigEndian.AppendUint16(nil, uint16(port))))
-		case "ip", "ip6":
-			fam := byte(unix.NFPROTO_IPV4)
-			if w == "ip6" {
-				fam = unix.NFPROTO_IPV6
-			}
-			if family == 0 {
-				out = append(out, &expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, equal(false, []byte{fam}))
-			}
-			family = fam
-			if len(words) > 0 && (words[0] == "saddr" || words[0] == "daddr") {
-				src := next() == "saddr"
-				not := len(words) > 0 && words[0] == "!="
-				if not {
-					next()
-				}
-				p, err := netip.ParsePrefix(next())
-				if err != nil || p.Addr().Is4() != (fam == unix.NFPROTO_IPV4) {
-					return bad()
-				}
-				out = append(out, address(p, src, not)...)
-			}
-		case "mark":
-			mask, err := strconv.ParseUint(next(), 0, 32)
-			if err != nil {
-				return bad()
-			}
-			m := binaryutil.NativeEndian.PutUint32(uint32(mask))
-			out = append(out, &expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
-				&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: m, Xor: make([]byte, 4)}, equal(false, m))
-		case "notrack":
-			out = append(out, &expr.Notrack{})
-		case "accept":
-			out = append(out, &expr.Verdict{Kind: expr.VerdictAccept})
-		case "return":
-			out = append(out, &expr.Verdict{Kind: expr.VerdictReturn})
-		case "masquerade":
-			random := len(words) > 0 && words[0] == "fully-random"
-			if random {
-				next()
-			}
-			out = append(out, &expr.Masq{FullyRandom: random})
-		default:
-			return bad()
-		}
+	w := r.words[0]
+	r.words = r.words[1:]
+	return w
+}
+
+// takes reads the next word if it is this one.
+func (r *ruleReader) takes(w string) bool {
+	if len(r.words) == 0 || r.words[0] != w {
+		return false
 	}
-	if len(out) == 0 {
-		return bad()
+	r.next()
+	return true
+}
+
+// word reads one part of the rule; false ends the reading.
+func (r *ruleReader) word() bool {
+	switch w := r.next(); w {
+	case "udp":
+		ok := r.takes("dport")
+		port, err := strconv.ParseUint(r.next(), 10, 16)
+		r.bad = !ok || err != nil
+		r.out = append(r.out, &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, equal(false, []byte{unix.IPPROTO_UDP}),
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+			equal(false, binary.BigEndian.AppendUint16(nil, uint16(port))))
+	case "ip":
+		r.ip(unix.NFPROTO_IPV4)
+	case "ip6":
+		r.ip(unix.NFPROTO_IPV6)
+	case "mark":
+		mask, err := strconv.ParseUint(r.next(), 0, 32)
+		r.bad = err != nil
+		m := binaryutil.NativeEndian.PutUint32(uint32(mask))
+		r.out = append(r.out, &expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: m, Xor: make([]byte, 4)}, equal(false, m))
+	case "notrack":
+		r.out = append(r.out, &expr.Notrack{})
+	case "accept":
+		r.out = append(r.out, &expr.Verdict{Kind: expr.VerdictAccept})
+	case "return":
+		r.out = append(r.out, &expr.Verdict{Kind: expr.VerdictReturn})
+	case "masquerade":
+		r.out = append(r.out, &expr.Masq{FullyRandom: r.takes("fully-random")})
+	default:
+		r.bad = true
 	}
-	return chain, out, nil
+	return !r.bad
+}
+
+// ip reads what follows ip or ip6: an address to compare, or nothing, when only the family counts.
+func (r *ruleReader) ip(family byte) {
+	if r.family == 0 {
+		r.out = append(r.out, &expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, equal(false, []byte{family}))
+	}
+	r.family = family
+	src := r.takes("saddr")
+	if !src && !r.takes("daddr") {
+		return
+	}
+	not := r.takes("!=")
+	p, err := netip.ParsePrefix(r.next())
+	if err != nil || p.Addr().Is4() != (family == unix.NFPROTO_IPV4) {
+		r.bad = true
+		return
+	}
+	r.out = append(r.out, address(p, src, not)...)
 }
 
 func equal(not bool, data []byte) *expr.Cmp {

@@ -62,6 +62,10 @@ func New(t testing.TB, name string) *Host {
 		if err != nil {
 			return err
 		}
+		// Looking for duplicates would keep each new device's addresses unusable for seconds.
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0o644); err != nil {
+			return err
+		}
 		return netlink.LinkSetUp(lo)
 	})
 	return h
