@@ -48,7 +48,7 @@ func NewMemory(now func() time.Time) *Memory {
 	if now == nil {
 		now = time.Now
 	}
-	return &Memory{now: now, rev: 1, compacted: 1, leases: map[LeaseID]*lease{}, watches: map[string]map[*watch]struct{}{}}
+	return &Memory{now: now, keys: newIndex(), rev: 1, compacted: 1, leases: map[LeaseID]*lease{}, watches: map[string]map[*watch]struct{}{}}
 }
 
 // Range implements Store.
@@ -299,10 +299,9 @@ func (m *Memory) Dump() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var b strings.Builder
-	for _, leaf := range m.keys.leaves {
-		for _, kv := range leaf {
-			fmt.Fprintf(&b, "%s %s\n", kv.Key, kv.Value)
-		}
-	}
+	m.keys.tree.Ascend(func(kv *KV) bool {
+		fmt.Fprintf(&b, "%s %s\n", kv.Key, kv.Value)
+		return true
+	})
 	return b.String()
 }
