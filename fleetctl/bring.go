@@ -37,6 +37,36 @@ func (a *app) bring(ctx context.Context, args []string, v verb) int {
 	if !ok {
 		return exitFailed
 	}
+	var templates []word
+	if a.opts.replace {
+		list, templates = apart(list)
+	}
+	code := exitOK
+	if len(list) > 0 {
+		code = a.bringUnits(ctx, list, v)
+	}
+	for _, t := range templates {
+		if code != exitOK {
+			break
+		}
+		code = a.roll(ctx, t, v)
+	}
+	return code
+}
+
+// apart takes templates out of a list.
+func apart(list []word) (units, templates []word) {
+	for _, w := range list {
+		if w.name.IsTemplate() {
+			templates = append(templates, w)
+		} else {
+			units = append(units, w)
+		}
+	}
+	return units, templates
+}
+
+func (a *app) bringUnits(ctx context.Context, list []word, v verb) int {
 	w, err := a.watch(ctx, withTemplates(list))
 	if err != nil {
 		return a.refused(creating, err)
@@ -89,7 +119,7 @@ func (a *app) planOne(ctx context.Context, f *finder, w word, v verb) (change, e
 			goal: goal{name: name, hash: string(file.Hash()), global: needs.Global, base: statesOf(f.world, name)},
 		}, nil
 	}
-	file, err := a.replacement(f, w, stored, v)
+	file, err := a.replacement(ctx, f, w, stored, v)
 	if err != nil {
 		return change{}, err
 	}
@@ -106,14 +136,19 @@ func (a *app) planOne(ctx context.Context, f *finder, w word, v verb) (change, e
 	return c, nil
 }
 
-// replacement returns the local text that shall take the place of the stored one; nil: the stored one stays.
-func (a *app) replacement(f *finder, w word, stored api.Unit, v verb) (*unit.File, error) {
+// replacement returns the text that shall take the place of the stored one: the unit's own file, its template's, or what its template
+// has become in the registry; nil: the stored one stays.
+func (a *app) replacement(ctx context.Context, f *finder, w word, stored api.Unit, v verb) (*unit.File, error) {
 	if v.checked {
 		return nil, nil
 	}
 	file, err := f.local(w)
 	if file == nil && err == nil {
 		file, err = f.localTemplate(w)
+		a.oldTemplate(f, w, file)
+	}
+	if file == nil && err == nil && a.opts.replace {
+		file, err = f.stored(ctx, w)
 	}
 	switch {
 	case err != nil && a.opts.replace:
@@ -122,7 +157,7 @@ func (a *app) replacement(f *finder, w word, stored api.Unit, v verb) (*unit.Fil
 		a.warn("WARNING: unit %s is used as it is in the registry: the local file is not valid: %v", w.name, err)
 		return nil, nil
 	case file == nil && a.opts.replace:
-		return nil, fmt.Errorf("replace %s: there is no local file %s", w.name, w.arg)
+		return nil, fmt.Errorf("replace %s: there is no local file %s%s", w.name, w.arg, orTemplate(w))
 	case file == nil:
 		return nil, nil
 	case string(file.Hash()) == stored.Hash:
@@ -138,6 +173,23 @@ func (a *app) replacement(f *finder, w word, stored api.Unit, v verb) (*unit.Fil
 		return nil, nil
 	}
 	return file, nil
+}
+
+func orTemplate(w word) string {
+	if t, ok := w.name.Template(); ok {
+		return fmt.Sprintf(", and no template %s, here or in the registry", t)
+	}
+	return ""
+}
+
+// oldTemplate warns that an instance is replaced from a local template while the registry has another one: the next new instance
+// would have the other text.
+func (a *app) oldTemplate(f *finder, w word, file *unit.File) {
+	t, _ := w.name.Template()
+	stored, known := f.world.Units[string(t)]
+	if a.opts.replace && file != nil && known && stored.Hash != string(file.Hash()) {
+		a.warn("WARNING: template %s in the registry differs from the local file: new instances are made from the registry's; to replace it and its instances: fleetctl submit --replace %s", t, t)
+	}
 }
 
 func commandFor(state string) string {

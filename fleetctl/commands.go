@@ -57,7 +57,8 @@ func commands() []command {
 			example: "fleetctl stop web@1.service"},
 		{name: "submit", args: "UNIT...", summary: "Give unit files to the cluster without placing them", run: submit,
 			flags: []string{"replace"}, quiet: append([]string{"sign"}, blocking...),
-			about:   "A template (web@.service) is submitted once; starting web@1.service then needs no file.",
+			about: "A template (web@.service) is submitted once; starting web@1.service then needs no file. With --replace\n" +
+				"a template's instances are replaced too, one after another, stopping at the first that fails.",
 			example: "fleetctl submit web@.service"},
 		{name: "unload", args: "UNIT...", summary: "Stop units and take them off their machines", run: unload, flags: blocking,
 			about:   "The cluster still knows them: start brings them back.",
