@@ -102,7 +102,8 @@ func build(c Config, log *slog.Logger, level *slog.LevelVar) (*host, error) {
 	if h.member, err = member.New(memberConfig(c, machine.Name), log); err != nil {
 		return nil, err
 	}
-	h.registry = registry.New(etcd.New(h.member.Client()), c.EtcdKeyPrefix, log)
+	h.metrics = newMetrics()
+	h.registry = registry.New(h.metrics.counted(etcd.New(h.member.Client())), c.EtcdKeyPrefix, log)
 	h.presence = newPresence(h.registry, registry.Hello{
 		Machine: machine, Instance: h.id.installation, Boot: h.id.boot,
 	}, c.AgentTTL, log)
@@ -115,13 +116,12 @@ func build(c Config, log *slog.Logger, level *slog.LevelVar) (*host, error) {
 	h.agent = agent.New(agent.Config{
 		Machine: h.id.machine, Systemd: h.systemd, Signals: h.systemd, Files: h.registry, Disk: disk, Log: log,
 	})
-	h.metrics = newMetrics()
 	if !c.DisableEngine {
 		h.leader = engine.NewLeader(engine.Config{
 			Self: h.id.machine, Version: machine.Version, TTL: leaderTTL(c.AgentTTL), Store: h.registry, Log: log,
 			OnTurn: h.metrics.observeTurn,
 		})
-		h.metrics.add(h.leader)
+		h.metrics.add(h.leader.Counters)
 	}
 	return h, nil
 }
