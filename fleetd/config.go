@@ -32,6 +32,7 @@ type Config struct {
 	MemberIP           netip.Prefix
 	PeerPort           int
 	ClientPort         int
+	HostPort           int
 
 	// This machine, as the others see it.
 	Name     string
@@ -75,6 +76,7 @@ func (c *Config) keys() []conf.Key {
 			"this host's address for the other hosts of the cluster, or the network it is in; none: other hosts cannot join"),
 		conf.Int("peer_port", &c.PeerPort, 2380, 1, 65535, "port on member_ip for the other members"),
 		conf.Int("client_port", &c.ClientPort, 2379, 1, 65535, "port on member_ip for the etcd clients of other hosts"),
+		conf.Int("host_port", &c.HostPort, 2378, 1, 65535, "port on member_ip where fleetds of other hosts read this host's logs"),
 
 		conf.String("name", &c.Name, "", "name of this host in lists; none: its host name"),
 		conf.Addr("public_ip", &c.PublicIP, "address to publish for this machine; none: that of the default route"),
@@ -139,6 +141,9 @@ func (c *Config) check() error {
 	}
 	if c.PeerPort == c.ClientPort {
 		fail("peer_port and client_port are both %d: use two ports", c.PeerPort)
+	}
+	if c.HostPort == c.PeerPort || c.HostPort == c.ClientPort {
+		fail("host_port is %d, as peer_port or client_port: use a port of its own", c.HostPort)
 	}
 	if (c.EtcdCertFile == "") != (c.EtcdKeyFile == "") {
 		fail("etcd_certfile and etcd_keyfile belong together: set both or none")

@@ -73,6 +73,7 @@ func TestConfigThatDoesNotGoTogether(t *testing.T) {
 	for name, row := range map[string]struct{ args, want string }{
 		"even cluster":                {"--cluster-size=2", "cluster_size = 2"},
 		"join without own address":    {"--join=10.0.0.1", "set member_ip"},
+		"host port taken":             {"--host-port=2380", "use a port of its own"},
 		"any address":                 {"--member-ip=0.0.0.0", "need an address"},
 		"one port for two":            {"--peer-port=2379", "use two ports"},
 		"certificate without key":     {"--etcd-certfile=/x", "set both or none"},

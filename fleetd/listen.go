@@ -92,6 +92,7 @@ func (h *host) serveAPI(ctx context.Context, listeners []net.Listener) error {
 	handler := api.NewHandler(api.Config{
 		Registry:   h.registry,
 		Explain:    engine.Explain,
+		Journal:    h.hosts.readJournal,
 		Ready:      h.ready,
 		Version:    daemon.Version(),
 		Metrics:    h.metrics.handler(),

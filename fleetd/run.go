@@ -82,6 +82,7 @@ type host struct {
 	agent    *agent.Agent
 	leader   *engine.Leader // nil: disable_engine
 	metrics  *metrics
+	hosts    *hosts
 	reread   func() (Config, conf.Result, error)
 	stdout   io.Writer
 
@@ -103,6 +104,7 @@ func build(c Config, log *slog.Logger, level *slog.LevelVar) (*host, error) {
 		return nil, err
 	}
 	h.metrics = newMetrics()
+	h.hosts = newHosts(h)
 	h.registry = registry.New(h.metrics.counted(etcd.New(h.member.Client())), c.EtcdKeyPrefix, log)
 	h.presence = newPresence(h.registry, registry.Hello{
 		Machine: machine, Instance: h.id.installation, Boot: h.id.boot,

@@ -40,6 +40,7 @@ func (h *host) run(told context.Context, signals daemon.Signals) error {
 		g.Go("engine", h.leader.Run)
 	}
 	g.Go("api", func(ctx context.Context) error { return h.serveAPI(ctx, listeners) })
+	g.Go("hosts", h.hosts.run)
 	g.Go("status", h.tell)
 	g.Go("watchdog", func(ctx context.Context) error { return h.notify.Watchdog(ctx, h.healthy) })
 	g.Go("address", h.followAddress)
@@ -243,7 +244,7 @@ func (h *host) reload() {
 	}
 	machine.IP = publicIP(c, hostAddrs())
 	h.presence.Say(func(hello *registry.Hello) {
-		machine.Leaving = hello.Leaving
+		machine.Leaving, machine.HostAddr = hello.Leaving, hello.HostAddr
 		hello.Machine = machine
 	})
 	h.log.Info("configuration read anew")

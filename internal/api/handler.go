@@ -36,6 +36,7 @@ type Config struct {
 	// with that reason. nil: always ready.
 	Ready      func() error
 	Version    string       // of fleetd, for the Server header
+	Journal    ReadJournal  // reads any machine's journal; nil: 404
 	Metrics    http.Handler // serves /metrics; nil: 404
 	TokenLimit uint16       // entries per page of fleet v1's lists; 0: 100
 	Log        *slog.Logger // requests that failed on our side; nil: nowhere
@@ -78,6 +79,7 @@ func NewHandler(c Config) http.Handler {
 		"batch":     {"POST": h.batch},
 		"watch":     {"GET": h.watch},
 		"explain":   {"GET": h.explain},
+		"journal":   {"GET": h.journal},
 		"version":   {"GET": h.version},
 	}
 	return h
@@ -112,15 +114,20 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet {
 		limit = writeLimit
 	}
-	// A client that reads slower than this is gone. The watch sets its own limits, line by line.
+	// A client that reads slower than this is gone. Streams set their own limits, line by line.
 	// The error says that w is no network connection, as in tests.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + time.Minute))
-	if !strings.HasSuffix(r.URL.Path, "/watch") {
+	if !streams(r.URL.Path) {
 		ctx, cancel := context.WithTimeout(r.Context(), limit)
 		defer cancel()
 		r = r.WithContext(ctx)
 	}
 	return do(w, r, item)
+}
+
+// streams tells the requests that may go on for as long as the client likes.
+func streams(path string) bool {
+	return strings.HasSuffix(path, "/watch") || strings.HasSuffix(path, "/journal")
 }
 
 // find maps a path to its route and item name. As in fleet: the prefixes themselves are 405, and a trailing slash is 404.

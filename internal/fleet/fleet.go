@@ -37,6 +37,7 @@ type Machine struct {
 	IP       netip.Addr        // the address others reach it at; invalid if unknown
 	Metadata map[string]string // what the host says, with what was set at run time laid over it
 	Version  string            // version of its fleetd
+	HostAddr netip.AddrPort    // where other hosts' fleetds reach it; invalid: nowhere
 	Leaving  bool              // drains: takes no new units, its own are moved away before it goes
 	Cordon   bool              // takes no new units, keeps its own
 	Rev      int64             // create revision of this registration; a new one means the host came back

@@ -19,7 +19,7 @@ type Presence struct {
 }
 
 // Hello is what a machine says of itself. Instance and Boot tell hosts with the same machine ID apart: Instance is made once
-// per installation, and a copied disk shares it; Boot is another one after each boot, and on each copy.
+// per installation, and a copied disk shares it; Boot is another one after each boot, and on each copy. A copy has another IP, too.
 type Hello struct {
 	fleet.Machine        // ID, Name, IP, Metadata (static), Version, Leaving
 	Instance      string // this installation
@@ -44,8 +44,9 @@ func (e *DuplicateError) Error() string {
 
 // Register makes the machine's lease and record. The own record of an earlier process of this Instance is taken over with its
 // observations (same create revision, so the units stay as they are), by renewing its lease; nothing is written unless h or ttl
-// changed. What the same Instance left from another Boot ends at once, and this is a new registration: a host need not wait for
-// its own lease after a power cut. Another Instance's live record, or another Boot's when h.Again: *DuplicateError.
+// changed. So is what the same Instance with the same IP left from another Boot, without its observations: a host that was down for a
+// moment is as good as one that was not, and keeps its units. Another Instance's live record, or another Boot's when h.Again or
+// from another IP: *DuplicateError.
 func (r *Registry) Register(ctx context.Context, h Hello, ttl time.Duration) (Presence, error) {
 	what := "register " + h.ID.Short()
 	for range tries {
@@ -88,7 +89,7 @@ func (r *Registry) registerNew(ctx context.Context, h Hello, ttl time.Duration) 
 
 func helloRecord(h Hello, ttl, granted time.Duration) machineRecord {
 	return machineRecord{
-		Name: h.Name, IP: h.IP, Metadata: h.Metadata, Version: h.Version, Instance: h.Instance, Boot: h.Boot, Leaving: h.Leaving,
+		Name: h.Name, IP: h.IP, HostAddr: h.HostAddr, Metadata: h.Metadata, Version: h.Version, Instance: h.Instance, Boot: h.Boot, Leaving: h.Leaving,
 		TTL: ttl.Milliseconds(), Granted: granted.Milliseconds(),
 	}
 }
@@ -100,8 +101,8 @@ func (r *Registry) takeOver(ctx context.Context, h Hello, ttl time.Duration, cur
 		// The format tells that it is not ours: a downgraded fleetd waits until the lease of the newer one has ended.
 		return p, false, fmt.Errorf("%s: %w", cur.Key, err)
 	}
-	if rec.Instance == h.Instance && rec.Boot != h.Boot && !h.Again && cur.Lease != 0 {
-		return p, false, r.store.Revoke(ctx, cur.Lease) // ok=false: look again, it is gone now
+	if h.rebooted(rec) && cur.Lease != 0 {
+		return r.replace(ctx, h, ttl, cur)
 	}
 	if rec.Instance != h.Instance || rec.Boot != h.Boot || cur.Lease == 0 {
 		return p, false, &DuplicateError{Machine: h.ID, Name: rec.Name, IP: rec.IP.String()}
@@ -118,6 +119,40 @@ func (r *Registry) takeOver(ctx context.Context, h Hello, ttl time.Duration, cur
 	}
 	ok, err = r.update(ctx, p, h, cur, rec)
 	return p, ok, err
+}
+
+// rebooted tells that a record is what this host left when it went down. A copy of this host's disk says the same, but from another
+// address; two hosts with one address would not get this far. A host without any address reaches no store but its own.
+func (h Hello) rebooted(rec machineRecord) bool {
+	return rec.Instance == h.Instance && rec.Boot != h.Boot && !h.Again && (rec.IP == h.IP || !h.IP.IsValid())
+}
+
+// replace puts this boot in the place of the one before. The record stays there all the time: a moment without it would have the
+// leader move everything away. The old boot's observations go first, so that none is taken for one of this boot.
+func (r *Registry) replace(ctx context.Context, h Hello, ttl time.Duration, cur kv.KV) (p Presence, ok bool, err error) {
+	kvs, _, err := r.store.Range(ctx, r.of(observed, h.ID))
+	if err != nil {
+		return p, false, err
+	}
+	atoms := make([]atom, len(kvs[0]))
+	for i, o := range kvs[0] {
+		atoms[i] = atom{ops: []kv.Op{{Key: o.Key, Delete: true}}}
+	}
+	unchanged := []kv.Guard{{Key: cur.Key, Kind: kv.ModIs, Rev: cur.Mod}}
+	if _, _, err := r.write(ctx, unchanged, atoms); err != nil {
+		return p, false, err
+	}
+	lease, granted, err := r.store.Grant(ctx, ttl)
+	if err != nil {
+		return p, false, err
+	}
+	_, ok, err = r.store.Txn(ctx, unchanged, []kv.Op{{Key: cur.Key, Value: encode(helloRecord(h, ttl, granted)), Lease: lease}})
+	if err != nil || !ok {
+		r.giveBack(ctx, lease)
+		return p, false, err
+	}
+	r.giveBack(ctx, cur.Lease)
+	return Presence{Machine: h.ID, Lease: lease, TTL: granted, Rev: cur.Create}, true, nil
 }
 
 // moveLease gives a registration a lease of another ttl: the record first, which alone counts, then the observations.

@@ -33,6 +33,7 @@ type machineRecord struct {
 	stamp
 	Name     string            `json:"name,omitempty"`
 	IP       netip.Addr        `json:"ip,omitzero"`
+	HostAddr netip.AddrPort    `json:"hostAddr,omitzero"`
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Version  string            `json:"version,omitempty"`
 	Instance string            `json:"instance"`

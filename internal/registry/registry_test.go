@@ -143,7 +143,7 @@ func (f *fixture) lead(id fleet.MachineID) Term {
 
 func (f *fixture) want(what string, want, got any) {
 	f.Helper()
-	if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()); d != "" {
+	if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}), cmpopts.EquateEmpty()); d != "" {
 		f.Fatalf("%s (-want +got):\n%s", what, d)
 	}
 }

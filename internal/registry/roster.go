@@ -74,8 +74,8 @@ func (ro *roster) machine(id fleet.MachineID) (m fleet.Machine, ok bool) {
 	}
 	set := ro.settings[id]
 	m = fleet.Machine{
-		ID: id, Name: own.Name, IP: own.IP, Version: own.Version, Leaving: own.Leaving || set.Leaving, Cordon: set.Cordon,
-		Rev: own.rev, Admitted: ro.admitted[id], Metadata: maps.Clone(own.Metadata),
+		ID: id, Name: own.Name, IP: own.IP, HostAddr: own.HostAddr, Version: own.Version, Leaving: own.Leaving || set.Leaving,
+		Cordon: set.Cordon, Rev: own.rev, Admitted: ro.admitted[id], Metadata: maps.Clone(own.Metadata),
 	}
 	for k, v := range set.Metadata {
 		switch {

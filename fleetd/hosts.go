@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/fleet-init/fleet/internal/api"
+	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/journal"
+	"github.com/fleet-init/fleet/internal/registry"
+	daemon "github.com/fleet-init/fleet/internal/run"
+	"github.com/fleet-init/fleet/internal/unit"
+)
+
+// hosts is how this fleetd and those of other hosts speak to each other, on host_port of member_ip. docs/decisions/0011-logs.md
+// says why there.
+type hosts struct {
+	*host
+	own    *journal.Journal
+	client *api.HostClient
+}
+
+func newHosts(h *host) *hosts {
+	_, client := hostTLS()
+	return &hosts{host: h, own: journal.New("journalctl", ""), client: api.NewHostClient(client)}
+}
+
+// hostTLS is the one place that says how hosts prove to each other who they are: nil is not at all, as etcd's ports today.
+func hostTLS() (server, client *tls.Config) { return nil, nil }
+
+// readJournal reads the journal of any machine: this one's directly, another's through its fleetd.
+func (h *hosts) readJournal(ctx context.Context, m fleet.Machine, q fleet.LogQuery, each func(fleet.LogEntry) error) error {
+	switch {
+	case m.ID == h.id.machine:
+		return h.own.Read(ctx, q, each)
+	case !m.HostAddr.IsValid():
+		return errors.New("its fleetd does not listen for other hosts: set member_ip in its fleet.conf, or look there: fleetctl ssh " + m.ID.Short())
+	}
+	return h.client.Journal(ctx, m.HostAddr, q, each)
+}
+
+// unknown returns those of the names that are no units of this cluster.
+func (h *hosts) unknown(ctx context.Context, names []unit.Name) ([]unit.Name, error) {
+	s, err := h.registry.Snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	known := map[unit.Name]bool{}
+	for k := range s.Observed { // a unit that was destroyed and is still stopping here
+		known[k.Unit] = true
+	}
+	var list []unit.Name
+	for _, n := range names {
+		if _, there := s.Units[n]; !there && !known[n] {
+			list = append(list, n)
+		}
+	}
+	return list, nil
+}
+
+// run listens for other hosts whenever this host has its member_ip, and publishes where. Nothing else waits for it: without it other
+// hosts cannot read this one's logs, and that is all.
+func (h *hosts) run(ctx context.Context) error {
+	defer h.client.Close()
+	if !h.cfg.MemberIP.IsValid() {
+		return nil
+	}
+	last := ""
+	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
+		l, err := h.listen(ctx)
+		if err == nil {
+			h.publish(l.Addr().(*net.TCPAddr).AddrPort())
+			err = h.serve(ctx, l)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err.Error() != last {
+			h.log.Warn("other hosts cannot read this host's logs", "err", err)
+			last = err.Error()
+		}
+		h.publish(netip.AddrPort{})
+		if !sleep(ctx, wait) {
+			return nil
+		}
+	}
+}
+
+func (h *hosts) publish(addr netip.AddrPort) {
+	h.presence.Say(func(hello *registry.Hello) { hello.HostAddr = addr })
+}
+
+func (h *hosts) listen(ctx context.Context) (net.Listener, error) {
+	for _, a := range hostAddrs() {
+		if h.cfg.MemberIP.Contains(a.Addr()) {
+			addr := netip.AddrPortFrom(a.Addr(), uint16(h.cfg.HostPort))
+			l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr.String())
+			if err != nil {
+				return nil, fmt.Errorf("host_port: %w: choose another port, or end what uses it", err)
+			}
+			if server, _ := hostTLS(); server != nil {
+				l = tls.NewListener(l, server)
+			}
+			return l, nil
+		}
+	}
+	return nil, fmt.Errorf("member_ip: this host has no address in %s", h.cfg.MemberIP)
+}
+
+func (h *hosts) serve(ctx context.Context, l net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	srv := api.NewServer(ctx, api.NewHostHandler(api.HostConfig{
+		Journal: h.own.Read, Unknown: h.unknown, Version: daemon.Version(),
+	}), h.log)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		<-ctx.Done()
+		_ = srv.Close() // readers of logs come again
+	}()
+	err := srv.Serve(l)
+	cancel()
+	<-ended
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("host_port: %w", err)
+}
