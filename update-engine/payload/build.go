@@ -3,7 +3,6 @@ package payload
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -66,12 +65,11 @@ func Build(ctx context.Context, w io.Writer, image io.ReaderAt, size int64, base
 		}
 	}
 	whole.Sum(out.SHA256[:0])
-	tail := x.encode()
-	head := binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, skippable), uint32(len(tail)))
-	if _, err := w.Write(append(head, tail...)); err != nil {
+	tail := x.tail()
+	if _, err := w.Write(tail); err != nil {
 		return out, fmt.Errorf("write payload: %w", err)
 	}
-	out.File.Index = Span{Off: wire + skipHead, Len: int64(len(tail)), Sum: Sum(tail)}
+	out.File.Index = Span{Off: wire + skipHead, Len: int64(len(tail)) - skipHead, Sum: Sum(tail[skipHead:])}
 	out.File.Size = out.File.Index.Off + out.File.Index.Len
 	return out, nil
 }

@@ -86,6 +86,13 @@ func (x Index) encode() []byte {
 	return b.Bytes()
 }
 
+// tail is the end of the file: the index in a skippable frame.
+func (x Index) tail() []byte {
+	b := x.encode()
+	head := binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, skippable), uint32(len(b)))
+	return append(head, b...)
+}
+
 // ParseIndex reads the index of a payload of an image, checking that no number in it leads outside the image, the file or
 // the base. It must have been checked against its hash already; this keeps a mistake of the publisher from becoming a panic.
 func ParseIndex(b []byte, im Image, f File) (Index, error) {

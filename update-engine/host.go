@@ -1,0 +1,274 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/fleet-init/fleet/internal/reboot"
+	"github.com/fleet-init/fleet/update-engine/payload"
+	"github.com/fleet-init/fleet/update-engine/slot"
+	"github.com/fleet-init/fleet/update-engine/trust"
+	"github.com/fleet-init/fleet/update-engine/update"
+)
+
+// permits is what the host needs of the cluster; cluster.go has the real one.
+type permits interface {
+	// Take asks for the permit; *reboot.Refusal when there is none now.
+	Take(ctx context.Context, from, to string) error
+	// Drain has the units moved elsewhere.
+	Drain(ctx context.Context) error
+	// GiveBack gives the permit back and takes units again: after a reboot that passed the gate, or without one. No permit is fine.
+	GiveBack(ctx context.Context) error
+	// Reach says whether the cluster can be reached at all.
+	Reach(ctx context.Context) error
+}
+
+// host joins the rooms: it carries out the state machine's actions on this machine.
+type host struct {
+	cfg     Config
+	log     *slog.Logger
+	slots   slot.Slots
+	permits permits // nil: strategy without permits
+	windows reboot.Windows
+	client  *http.Client
+	now     func() time.Time
+	reboot  func(ctx context.Context, force bool) error
+	running string
+
+	// from is a directory named by hand (apply --file); it comes before the mirrors until the daemon ends.
+	from atomic.Pointer[string]
+	// staged is what Stage has verified, for Finalize.
+	staged slot.Release
+}
+
+// do carries out one action.
+func (h *host) do(ctx context.Context, a update.Action, tell func(update.Fact)) update.Fact {
+	switch a.Do {
+	case update.Check:
+		return h.check(ctx)
+	case update.Stage:
+		return h.stage(ctx, a.Target, tell)
+	case update.AskPermit:
+		return h.askPermit(ctx, a)
+	case update.Drain:
+		return h.drain(ctx)
+	case update.Finalize:
+		return outcome(h.finalize(ctx, a.Target), update.Finalized, update.FinalizeFailed)
+	case update.RollBack:
+		_, err := h.slots.Rollback(false)
+		return outcome(err, update.Finalized, update.FinalizeFailed)
+	case update.Reboot, update.Reset:
+		if err := h.reboot(ctx, a.Do == update.Reset); err != nil {
+			h.log.Error("reboot", "err", err)
+		}
+	case update.Gate:
+		return h.gate(ctx)
+	case update.Bless:
+		return h.log1("mark the slot good", h.bless(a.DropOther), update.Blessed)
+	case update.Release:
+		return h.log1("give the permit back", h.giveBack(ctx), update.Released)
+	case update.Clear:
+		_ = h.log1("clear the other slot", h.slots.Clear(), "")
+		_ = h.log1("give the permit back", h.giveBack(ctx), "")
+	}
+	return update.Fact{}
+}
+
+func outcome(err error, good, bad update.Kind) update.Fact {
+	if err != nil {
+		return update.Fact{Kind: bad, Why: err.Error()}
+	}
+	return update.Fact{Kind: good}
+}
+
+// log1 is for actions that are simply tried again: their failure is a line in the log.
+func (h *host) log1(what string, err error, good update.Kind) update.Fact {
+	if err != nil {
+		h.log.Error(what, "err", err)
+		return update.Fact{}
+	}
+	return update.Fact{Kind: good}
+}
+
+// places are the URLs of the directories to read.
+func (h *host) places() []string {
+	if p := h.from.Load(); p != nil {
+		return append([]string{*p}, h.cfg.Mirrors...)
+	}
+	return h.cfg.Mirrors
+}
+
+func (h *host) mirrors() (payload.Mirrors, error) {
+	m := payload.Mirrors{Client: h.client, Left: func(u *url.URL, err error) { h.log.Warn("mirror left", "mirror", u.Redacted(), "err", err) }}
+	for _, s := range h.places() {
+		u, err := url.Parse(s)
+		if err != nil {
+			return m, err
+		}
+		m.Base = append(m.Base, u)
+	}
+	if h.cfg.RateLimit > 0 {
+		m.Limit = rate.NewLimiter(rate.Limit(h.cfg.RateLimit), max(h.cfg.RateLimit/4, 16<<10))
+	}
+	return m, nil
+}
+
+// open reads the newest signed state from the first mirror that gives it whole.
+func (h *host) open(ctx context.Context) (*trust.View, error) {
+	root, err := os.ReadFile(h.cfg.Root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read root metadata: %w", err)
+	}
+	if len(h.places()) == 0 {
+		return nil, errors.New("no mirror is configured: set mirrors in update.conf")
+	}
+	var all error
+	for _, m := range h.places() {
+		v, err := trust.Client{Root: root, Cache: filepath.Join(h.cfg.StateDir, "trust"), Fetch: fetch(h.client, m)}.Open(ctx, h.now())
+		if err == nil {
+			return v, nil
+		}
+		all = errors.Join(all, fmt.Errorf("%s: %w", m, err))
+	}
+	return nil, all
+}
+
+// fetch reads small files of a mirror.
+func fetch(client *http.Client, base string) trust.Fetch {
+	return func(ctx context.Context, p string, most int64) ([]byte, error) {
+		u, err := url.Parse(base)
+		if err != nil {
+			return nil, err
+		}
+		if u.Scheme == "file" {
+			return os.ReadFile(filepath.Join(u.Path, filepath.FromSlash(p)))
+		}
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.JoinPath(p).String(), nil)
+		if err != nil {
+			return nil, err
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return nil, err
+		}
+		defer resp.Body.Close()
+		switch resp.StatusCode {
+		case http.StatusOK:
+			return io.ReadAll(io.LimitReader(resp.Body, most+1))
+		case http.StatusNotFound, http.StatusForbidden, http.StatusGone: // object stores say 403 for what is not there
+			return nil, fmt.Errorf("%s: %w", p, fs.ErrNotExist)
+		}
+		return nil, fmt.Errorf("%s: the mirror answers %s", p, resp.Status)
+	}
+}
+
+func channelPath(product, arch, channel string) string {
+	return product + "/" + arch + "/" + channel + ".json"
+}
+
+func (h *host) check(ctx context.Context) update.Fact {
+	offers, err := h.offers(ctx)
+	if err != nil {
+		return update.Fact{Kind: update.CheckFailed, Why: err.Error()}
+	}
+	return update.Fact{Kind: update.Offered, Offers: offers}
+}
+
+func (h *host) offers(ctx context.Context) ([]update.Offer, error) {
+	v, err := h.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c, err := h.readChannel(v)
+	if err != nil {
+		return nil, err
+	}
+	var out []update.Offer
+	for _, r := range c.Releases {
+		out = append(out, update.Offer{Version: r.Version, Manifest: r.Sum.String(), MinFrom: r.MinFrom, Stop: r.Stop})
+	}
+	return out, nil
+}
+
+func (h *host) readChannel(v *trust.View) (payload.Channel, error) {
+	b, err := v.Read(channelPath(h.cfg.Product, h.cfg.Arch, h.cfg.Channel))
+	if err != nil {
+		return payload.Channel{}, fmt.Errorf("channel %s of %s for %s: %w", h.cfg.Channel, h.cfg.Product, h.cfg.Arch, err)
+	}
+	c, err := payload.ParseChannel(b)
+	if err == nil && (c.Product != h.cfg.Product || c.Arch != h.cfg.Arch || c.Name != h.cfg.Channel) {
+		err = fmt.Errorf("%w: it says that it is %s of %s for %s", payload.ErrManifest, c.Name, c.Product, c.Arch)
+	}
+	return c, err
+}
+
+// askPermit looks at the window first, and again when the permit is there: it may have taken long.
+func (h *host) askPermit(ctx context.Context, _ update.Action) update.Fact {
+	closed := func() *reboot.Refusal { return h.windows.Check(h.now(), 0) }
+	if r := closed(); r != nil {
+		return update.Fact{Kind: update.Denied, Why: r.Reason, Until: h.windows.Next(h.now())}
+	}
+	if h.permits != nil {
+		if err := h.permits.Take(ctx, h.running, h.staged.Version); err != nil {
+			return update.Fact{Kind: update.Denied, Why: err.Error()}
+		}
+		if r := closed(); r != nil {
+			if err := h.permits.GiveBack(ctx); err != nil {
+				h.log.Error("give the permit back", "err", err)
+			}
+			return update.Fact{Kind: update.Denied, Why: r.Reason, Until: h.windows.Next(h.now())}
+		}
+	}
+	return update.Fact{Kind: update.Granted}
+}
+
+func (h *host) drain(ctx context.Context) update.Fact {
+	if h.permits != nil {
+		ctx, cancel := context.WithTimeout(ctx, h.cfg.DrainTimeout)
+		defer cancel()
+		if err := h.permits.Drain(ctx); err != nil {
+			return update.Fact{Kind: update.DrainFailed, Why: err.Error()}
+		}
+	}
+	return update.Fact{Kind: update.Drained, Shut: h.windows.Check(h.now(), 0) != nil}
+}
+
+// bless marks the running slot good as what its entry says, if that is what runs.
+func (h *host) bless(dropOther bool) error {
+	st, err := h.slots.State()
+	if err != nil {
+		return err
+	}
+	r := st.Entries[h.slots.Running].Release
+	if r.Version == "" {
+		r.Version = h.running
+	}
+	if r.Version != h.running {
+		return fmt.Errorf("slot %s: its entry says %s, %s is running", h.slots.Running, r.Version, h.running)
+	}
+	if err := h.slots.MarkGood(r); err != nil || !dropOther {
+		return err
+	}
+	return h.slots.Clear()
+}
+
+func (h *host) giveBack(ctx context.Context) error {
+	if h.permits == nil {
+		return nil
+	}
+	return h.permits.GiveBack(ctx)
+}

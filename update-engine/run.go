@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/fleet-init/fleet/internal/conf"
+	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/kv/etcd"
+	lib "github.com/fleet-init/fleet/internal/run"
+	"github.com/fleet-init/fleet/update-engine/slot"
+	"github.com/fleet-init/fleet/update-engine/update"
+)
+
+// run is a command, or without one the daemon from its configuration to its end.
+func run(ctx context.Context, args, env []string, stdout, stderr io.Writer) error {
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") && args[0] != "version" {
+		for _, c := range commands() {
+			if c.name == args[0] {
+				return c.run(ctx, job{args: args[1:], env: env, stdout: stdout, command: c})
+			}
+		}
+		return fmt.Errorf("unknown command %q; update-engine --help lists them", args[0])
+	}
+	c, res, err := parseConfig(args, env, os.ReadFile)
+	switch {
+	case err != nil:
+		return err
+	case res.Version:
+		fmt.Fprintln(stdout, "update-engine version "+lib.Version())
+		return nil
+	case res.Help:
+		fmt.Fprint(stdout, usage(), conf.Usage(c.program()))
+		return nil
+	}
+	log := newLog(c, stderr)
+	for _, w := range res.Warnings {
+		log.Warn(w)
+	}
+	ctx, _, stop := lib.Listen(ctx)
+	defer stop()
+	return serve(ctx, c, log)
+}
+
+func newLog(c Config, w io.Writer) *slog.Logger {
+	level := slog.LevelInfo
+	if c.Verbosity > 0 {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if len(groups) == 0 && a.Key == slog.TimeKey {
+			return slog.Attr{} // the journal has it
+		}
+		return a
+	}}))
+}
+
+// serve builds the daemon, top to bottom, and runs it.
+func serve(ctx context.Context, c Config, log *slog.Logger) error {
+	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
+		return fmt.Errorf("make state_dir: %w", err)
+	}
+	unlock, err := lock(filepath.Join(c.StateDir, "lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	running, version, err := runningOf(c, string(cmdline))
+	if err != nil {
+		return err
+	}
+	boot, err := word("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return err
+	}
+	slots, err := openSlots(c.Slots, running)
+	if err != nil {
+		return err
+	}
+	h := &host{cfg: c, log: log, slots: slots, running: version, now: time.Now, reboot: rebooter(c.RebootCommand),
+		client: &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 30 * time.Second, MaxIdleConnsPerHost: 2}}}
+	if h.windows, err = c.windows(); err != nil {
+		return err
+	}
+	if c.Strategy == permit {
+		id, err := word("/etc/machine-id")
+		if err != nil {
+			return err
+		}
+		client, err := clientv3.New(clientv3.Config{Endpoints: c.EtcdServers, Context: ctx})
+		if err != nil {
+			return fmt.Errorf("set up the store's client: %w", err)
+		}
+		defer client.Close()
+		h.permits = newCluster(etcd.New(client), c.EtcdKeyPrefix, c.Group, fleet.MachineID(id), boot, log, time.Now)
+	}
+	first, err := h.started(boot)
+	if err != nil {
+		return err
+	}
+	d := newDaemon(log, filepath.Join(c.StateDir, "state.json"), h.do, h.now)
+	ctl := newControl(d, slots, func(url string) { h.from.Store(&url) })
+	l, err := listen(c.Socket)
+	if err != nil {
+		return err
+	}
+	notify := lib.NewNotifier(os.Getenv, os.Getpid())
+	g := lib.NewGroup(ctx)
+	g.Go("control", func(ctx context.Context) error { return ctl.serve(ctx, l) })
+	g.Go("daemon", func(ctx context.Context) error { return d.run(ctx, first) })
+	return errors.Join(notify.Ready(), g.Wait())
+}
+
+// started is the fact with which the machine begins. A running slot without a boot entry (an image written by hand, the first
+// start of all) gets one: it is the only thing that can boot.
+func (h *host) started(boot string) (update.Fact, error) {
+	if err := h.slots.Tidy(); err != nil {
+		return update.Fact{}, err
+	}
+	st, err := h.slots.State()
+	if err != nil {
+		return update.Fact{}, err
+	}
+	e, ok := st.Entries[h.slots.Running]
+	if !ok {
+		if err := h.slots.MarkGood(slot.Release{Version: h.running}); err != nil {
+			return update.Fact{}, err
+		}
+		e = slot.Entry{Left: slot.Good}
+	}
+	return update.Fact{Kind: update.Started, Boot: boot, Version: h.running, Good: e.Left == slot.Good, Policy: h.cfg.policy(),
+		Seed: uint64(h.now().UnixNano()) ^ seed(boot)}, nil
+}
+
+// seed mixes a word, so that hosts started in the same moment do not check in the same moment.
+func seed(s string) uint64 {
+	h := uint64(14695981039346656037)
+	for _, c := range []byte(s) {
+		h = (h ^ uint64(c)) * 1099511628211
+	}
+	return h
+}
+
+// rebooter runs the configured command. Force is for a host that is not well: nothing is asked, nothing is waited for long.
+func rebooter(command string) func(context.Context, bool) error {
+	return func(ctx context.Context, force bool) error {
+		f := strings.Fields(command)
+		if force {
+			f = []string{"systemctl", "reboot", "--force"}
+		}
+		if len(f) == 0 {
+			return errors.New("reboot_command is empty")
+		}
+		out, err := exec.CommandContext(ctx, f[0], f[1:]...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%s: %w: %s", strings.Join(f, " "), err, lastLine(out))
+		}
+		return nil
+	}
+}
+
+// word reads a file of one word.
+func word(p string) (string, error) {
+	b, err := os.ReadFile(p)
+	return strings.TrimSpace(string(b)), err
+}
+
+// lock keeps a second daemon from the same state.
+func lock(p string) (unlock func(), err error) {
+	f, err := os.OpenFile(p, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("another update-engine runs on this state_dir: %w", err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil
+}
