@@ -1,0 +1,196 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/fleet-init/fleet/fleetd/agent"
+	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/registry"
+	"github.com/fleet-init/fleet/internal/systemd"
+	"github.com/fleet-init/fleet/internal/unit"
+)
+
+// host is one machine: its systemd and its disk outlive its fleetd.
+type host struct {
+	w        *world
+	name     string // h1
+	id       fleet.MachineID
+	metadata map[string]string
+	skew     time.Duration // of its clock
+
+	on   bool
+	boot int
+	sys  *systemd.Fake
+	disk *agent.Memory
+	// sysDue is when sys does something by itself; zero: never.
+	sysDue time.Time
+	p      *process // nil: no fleetd runs
+
+	frozen bool      // its fleetd gets no processor
+	cut    bool      // its fleetd does not reach the store
+	cutAt  time.Time // since then
+	busOff bool      // systemd does not answer
+}
+
+func newHost(w *world, n int) *host {
+	h := &host{
+		w: w, name: fmt.Sprintf("h%d", n), id: fleet.MachineID(fmt.Sprintf("%08x%024x", n, n)),
+		metadata: map[string]string{"zone": string(rune('a' + n%2)), "rack": string(rune('x' + n%3))},
+		// Clocks of real hosts differ. No decision may hang on comparing two of them.
+		skew: time.Duration(n*n*7%11-5) * 700 * time.Millisecond,
+		disk: agent.NewMemory(),
+	}
+	return h
+}
+
+// clock is the host's own time.
+func (h *host) clock() time.Time { return h.w.now.Add(h.skew) }
+
+var errBus = errors.New("simulated: systemd does not answer")
+
+// power switches a host on, with fleetd, or pulls its plug: all that /run and the memory held is gone.
+func (h *host) power(on bool) {
+	if on == h.on {
+		return
+	}
+	h.on = on
+	if !on {
+		h.crash()
+		h.frozen, h.busOff, h.sysDue = false, false, time.Time{}
+		for n := range h.w.facts.startedAt[h.name] {
+			delete(h.w.facts.startedAt[h.name], n)
+		}
+		return
+	}
+	h.boot++
+	h.disk.Reboot()
+	h.sys = systemd.NewFake(systemd.FakeOptions{Now: h.clock, ReadFile: h.disk.ReadFile, Refuse: func(string, unit.Name) error {
+		if h.busOff {
+			return errBus
+		}
+		return nil
+	}})
+	h.startFleetd()
+}
+
+// stepSystemd lets happen what is due in the host's systemd.
+func (h *host) stepSystemd() {
+	if h.on && !h.sysDue.IsZero() && !h.w.now.Before(h.sysDue) {
+		h.sys.Step()
+		h.askSystemd()
+	}
+}
+
+// askSystemd finds out when systemd does something next.
+func (h *host) askSystemd() {
+	h.sysDue = time.Time{}
+	if at, any := h.sys.Next(); any {
+		h.sysDue = at.Add(-h.skew)
+	}
+}
+
+// startFleetd starts it, unless it runs.
+func (h *host) startFleetd() {
+	if !h.on || h.p != nil {
+		return
+	}
+	h.frozen = false
+	p := &process{h: h, ops: map[string]*userOp{}}
+	p.hello = registry.Hello{
+		Machine:  fleet.Machine{ID: h.id, Name: h.name, Metadata: h.metadata, Version: "1"},
+		Instance: h.name, Boot: fmt.Sprintf("%s-%d", h.name, h.boot),
+	}
+	h.p = p
+	h.sys.Lose() // a new connection knows of no jobs of the old one
+	p.agent = agent.New(agent.Config{Machine: h.id, Systemd: bus{p}, Signals: bus{p}, Disk: platter{p}, Log: h.w.log})
+	p.spawn("presence", p.keepPresence)
+	p.spawn("agent", p.runAgent)
+	p.spawn("engine", p.runEngine)
+}
+
+// crash ends fleetd without a word. Units run on.
+func (h *host) crash() {
+	if h.p == nil {
+		return
+	}
+	p := h.p
+	h.p = nil
+	for _, t := range p.tasks {
+		t.kill()
+	}
+}
+
+// process is one run of fleetd.
+type process struct {
+	h     *host
+	tasks []*task
+	hello registry.Hello
+
+	present *registry.Presence // nil: not registered
+	said    bool               // hello has changed
+
+	term *fleet.Term // its engine leads, so far as it knows
+
+	agent     *agent.Agent
+	acting    *task // that turns the agent
+	orders    agent.Orders
+	ordersOf  int64         // registration they are of
+	newOrders *agent.Orders // not taken in yet
+	agentStop bool
+	agentDone bool
+
+	departing bool
+	ops       map[string]*userOp
+}
+
+// keepPresence is fleetd/presence.go, step by step.
+func (p *process) keepPresence(t *task) {
+	reg := t.registry()
+	for {
+		now := p.register(t, reg)
+		p.present = &now
+		p.keep(t, reg, now)
+		p.present = nil
+		p.hello.Again = true
+		p.said = true
+	}
+}
+
+func (p *process) register(t *task, reg *registry.Registry) registry.Presence {
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		now, err := reg.Register(t.context(), p.hello, machineTTL)
+		if err == nil {
+			return now
+		}
+		t.w.note("not registered: %v", err)
+		t.sleep(wait)
+	}
+}
+
+// keep renews until the registration is lost.
+func (p *process) keep(t *task, reg *registry.Registry, now registry.Presence) {
+	every := now.TTL / 3
+	for wait := every; ; {
+		t.await(wait, func() bool { return p.said })
+		var err error
+		if p.said {
+			p.said = false
+			if err = reg.Update(t.context(), now, p.hello); err != nil && !leaseGone(err) {
+				p.said = true
+				t.sleep(100 * time.Millisecond)
+			}
+		} else {
+			err = reg.KeepAlive(t.context(), now)
+		}
+		wait = every
+		if leaseGone(err) {
+			t.w.note("registration lost")
+			return
+		}
+		if err != nil {
+			wait = min(every, time.Second)
+		}
+	}
+}
