@@ -348,3 +348,25 @@ PEER         MACHINE   ADDRESS      BACKEND  STATE
 		t.Errorf("got:\n%s\nwant:\n%s", out.String(), want)
 	}
 }
+
+// A network of IPv6 alone, which flannel cannot do over etcd: the hosts reach each other's devices.
+func TestIPv6Alone(t *testing.T) {
+	for _, backend := range []string{"vxlan", "wireguard"} {
+		t.Run(backend, func(t *testing.T) {
+			c := newCluster(t, `{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"`+backend+`"}}`)
+			a, b := c.host(1), c.host(2)
+			for _, h := range []*host{a, b} {
+				c.soon("peer answers", func() error {
+					s := h.status("--probe")
+					if len(s.Peers) != 1 || s.Peers[0].RTT == 0 {
+						return fmt.Errorf("%+v", s.Peers)
+					}
+					return nil
+				})
+			}
+			if got := a.env("FLANNEL_NETWORK") + a.env("FLANNEL_IPV6_NETWORK"); got != "fd05::/48" {
+				t.Errorf("subnet file names %q", got)
+			}
+		})
+	}
+}

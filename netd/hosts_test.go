@@ -168,6 +168,9 @@ func (h *host) end(cmd *exec.Cmd, ended chan error, sig syscall.Signal) {
 	_ = cmd.Process.Signal(sig) // it may have ended
 	err := <-ended
 	ended <- err
+	if strings.Contains(h.log(), "DATA RACE") {
+		h.c.t.Errorf("%s:\n%s", h.Name, h.log())
+	}
 }
 
 func (h *host) stop(sig syscall.Signal) { h.end(h.cmd, h.ended, sig) }
