@@ -139,7 +139,9 @@ func (r *Registry) replace(ctx context.Context, h Hello, ttl time.Duration, cur 
 		atoms[i] = atom{ops: []kv.Op{{Key: o.Key, Delete: true}}}
 	}
 	unchanged := []kv.Guard{{Key: cur.Key, Kind: kv.ModIs, Rev: cur.Mod}}
-	if _, _, err := r.write(ctx, unchanged, atoms); err != nil {
+	if _, _, err := r.write(ctx, unchanged, atoms); errors.Is(err, errShared) {
+		return p, false, nil // look again
+	} else if err != nil {
 		return p, false, err
 	}
 	lease, granted, err := r.store.Grant(ctx, ttl)
