@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/fleet-init/fleet/functional/host"
-	"github.com/fleet-init/fleet/internal/unit"
 )
 
 // What becomes of fleetd, and of what it speaks to, is no event for units.
@@ -190,7 +189,7 @@ func TestLeavingHostHandsItsUnitsOver(t *testing.T) {
 		run := r.running(from)[moved]
 		from.Must(r.t, "systemctl", "stop", "fleetd.service")
 		r.leavesNothing(from)
-		r.noGap(unit.Name(moved), from, run)
+		r.noGap(moved, from, run)
 		r.machines(r.others(from)...)
 		from.Must(r.t, "systemctl", "start", "fleetd.service")
 		r.machines(r.Hosts()...)
@@ -215,16 +214,16 @@ func TestLeavingHostHandsItsUnitsOver(t *testing.T) {
 		r.must(from.Boot(r.ctx))
 		r.machines(r.Hosts()...)
 		for _, u := range moved {
-			r.noGap(unit.Name(u), from, runs[u])
+			r.noGap(u, from, runs[u])
 		}
 		r.settled()
 	})
 }
 
 // noGap checks by what systemd wrote that a unit was up elsewhere before its run on a host was told to stop.
-func (r *rig) noGap(u unit.Name, from *host.Host, run string) {
+func (r *rig) noGap(u string, from *host.Host, run string) {
 	r.t.Helper()
-	to := r.once(string(u))[string(u)]
+	to := r.once(u)[u]
 	if to.Name == from.Name {
 		r.t.Fatalf("%s has not moved from %s", u, to.Name)
 	}
@@ -277,7 +276,7 @@ func TestCutOffHostKeepsItsUnitsUntilOthersHaveThem(t *testing.T) {
 	r.machines(r.Hosts()...)
 	r.once(moving)
 	r.settled()
-	r.noGap(unit.Name(moving), cut, before[cut][moving])
+	r.noGap(moving, cut, before[cut][moving])
 	delete(before[cut], moving)
 	for h, units := range before {
 		r.same(h, units)

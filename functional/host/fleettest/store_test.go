@@ -19,7 +19,6 @@ import (
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/kv/etcd"
 	"github.com/fleet-init/fleet/internal/registry"
-	"github.com/fleet-init/fleet/internal/unit"
 )
 
 // store opens the etcd of a host by the socket that programs on it use. close ends the connection.
@@ -157,12 +156,14 @@ type event struct {
 	run  string // the invocation
 }
 
-// history is what the journals of all hosts say of a unit, in order; also of hosts that are off.
-func (r *rig) history(u unit.Name) []event {
+// history is what the journals of all hosts that are on say of a unit, in order; also of earlier boots.
+func (r *rig) history(u string) []event {
 	r.t.Helper()
 	var all []event
 	for _, h := range r.Hosts() {
-		all = append(all, r.historyOn(h, u)...)
+		if h.On() {
+			all = append(all, r.journal(h)[u]...)
+		}
 	}
 	slices.SortStableFunc(all, func(a, b event) int { return a.at.Compare(b.at) })
 	return all
@@ -179,13 +180,16 @@ func kinds() map[string]string {
 	}
 }
 
-func (r *rig) historyOn(h *host.Host, u unit.Name) (all []event) {
+// journal is what systemd wrote about all units of a host.
+func (r *rig) journal(h *host.Host) map[string][]event {
 	r.t.Helper()
-	out, err := h.Sh(r.ctx, "journalctl --sync; journalctl -o json --output-fields=MESSAGE_ID,INVOCATION_ID,__REALTIME_TIMESTAMP _PID=1 UNIT="+string(u))
+	out, err := h.Sh(r.ctx, "journalctl --sync; journalctl -o json --output-fields=MESSAGE_ID,UNIT,INVOCATION_ID _PID=1")
 	r.must(err)
+	all := map[string][]event{}
 	for line := range strings.Lines(out) {
 		var entry struct {
 			ID   string `json:"MESSAGE_ID"`
+			Unit string `json:"UNIT"`
 			Run  string `json:"INVOCATION_ID"`
 			Time string `json:"__REALTIME_TIMESTAMP"`
 		}
@@ -196,19 +200,21 @@ func (r *rig) historyOn(h *host.Host, u unit.Name) (all []event) {
 		}
 		usec, err := strconv.ParseInt(entry.Time, 10, 64)
 		r.must(err)
-		all = append(all, event{h.Name, time.UnixMicro(usec), what, entry.Run})
+		all[entry.Unit] = append(all[entry.Unit], event{h.Name, time.UnixMicro(usec), what, entry.Run})
 	}
 	return all
 }
 
-// first finds the first such event of a unit on a host, and fails the test if there is none.
-func (r *rig) first(u unit.Name, h *host.Host, what string) time.Time {
+// starts counts how often units were started on a host since its journal began.
+func (r *rig) starts(h *host.Host) map[string]int {
 	r.t.Helper()
-	for _, e := range r.historyOn(h, u) {
-		if e.what == what {
-			return e.at
+	n := map[string]int{}
+	for u, events := range r.journal(h) {
+		for _, e := range events {
+			if e.what == "started" {
+				n[u]++
+			}
 		}
 	}
-	r.t.Fatalf("%s never %s on %s: %v", u, what, h.Name, r.history(u))
-	return time.Time{}
+	return n
 }
