@@ -16,9 +16,10 @@ usage() {
 ./build.sh kill HOST        pull its plug
 ./build.sh boot HOST        switch it on again
 ./build.sh down             remove that cluster and all it made
-./build.sh bench [PATTERN]  benchmarks
+./build.sh bench [PATTERN]  figures beside what bounds them: on hosts (as root), then those in memory that match
 ./build.sh fuzz [SECONDS]   every fuzz target for that long (30)
 ./build.sh soak [MINUTES]   host tests again and again (60), until one fails; as root
+./build.sh sim FROM-TO      the simulation with these seeds, such as 1-100000
 ./build.sh install DESTDIR  binaries, units and documents, as a package would place them
 EOF
 }
@@ -187,6 +188,16 @@ up() {
 	cluster up "${1:-3}" "$PWD/$dest"
 }
 
+bench() {
+	need_hosts
+	local dest=.cache/install list
+	rm -rf "$dest"
+	install_to "$dest"
+	mapfile -t list < <(rooms)
+	go run ./functional/bench --install "$dest"
+	go test -run '^$' -bench "${1:-.}" -benchtime 1x -timeout 60m "${list[@]}"
+}
+
 fuzz() {
 	local seconds=${1:-30} pkg target
 	while read -r pkg; do
@@ -221,7 +232,8 @@ check)
 test) test_all ;;
 up) up "$@" ;;
 down | enter | kill | boot | ctl) cluster "$verb" "$@" ;;
-bench) go test -run '^$' -bench "${1:-.}" -benchmem ./... ;;
+bench) bench "$@" ;;
+sim) FLEET_SIM_SEEDS=${1:?which seeds? ./build.sh sim FROM-TO} go test -count=1 -timeout 0 -run TestSeeds ./functional/sim ;;
 fuzz) fuzz "$@" ;;
 soak) soak "$@" ;;
 install) install_to "${1:-}" ;;
