@@ -30,6 +30,8 @@ type cluster struct {
 	ctx    context.Context
 	tasks  sync.WaitGroup
 
+	journal *fakeJournal
+
 	server     *http.Server
 	stopServer context.CancelFunc
 	presences  map[fleet.MachineID]registry.Presence
@@ -38,7 +40,7 @@ type cluster struct {
 func newCluster(tb testing.TB, socket string) *cluster {
 	ctx, cancel := context.WithCancel(context.Background())
 	log := slog.New(slog.DiscardHandler)
-	c := &cluster{ctx: ctx, cancel: cancel, socket: socket, presences: map[fleet.MachineID]registry.Presence{}}
+	c := &cluster{ctx: ctx, cancel: cancel, socket: socket, journal: newFakeJournal(), presences: map[fleet.MachineID]registry.Presence{}}
 	c.reg = registry.New(kv.NewMemory(time.Now), "/fleet/", log)
 	c.serve(tb)
 	term, ok, err := c.reg.Campaign(ctx, "engine", "1.2.3", time.Hour)
@@ -52,7 +54,7 @@ func newCluster(tb testing.TB, socket string) *cluster {
 func (c *cluster) serve(tb testing.TB) {
 	log := slog.New(slog.DiscardHandler)
 	ctx, cancel := context.WithCancel(c.ctx)
-	server := api.NewServer(ctx, api.NewHandler(api.Config{Registry: c.reg, Explain: explain, Version: "1.2.3"}), log)
+	server := api.NewServer(ctx, api.NewHandler(api.Config{Registry: c.reg, Explain: explain, Version: "1.2.3", Journal: c.journal.read}), log)
 	l, err := net.Listen("unix", c.socket)
 	if err != nil {
 		tb.Fatal(err)
@@ -235,7 +237,7 @@ func (c *cluster) carryOut(o registry.Orders, known map[unit.Name]fleet.Observat
 			before := s
 			before.Active, before.Sub = "activating", "start"
 			first = append(first, before)
-			if !launch(&s, files[p.Hash].Get("Service", "ExecStart")[0]) {
+			if !launch(c.journal, &s, files[p.Hash].Get("Service", "ExecStart")[0]) {
 				known[name] = before
 				continue
 			}
@@ -247,10 +249,12 @@ func (c *cluster) carryOut(o registry.Orders, known map[unit.Name]fleet.Observat
 }
 
 // launch is systemd: what becomes of a service by its command. ok=false: it stays activating.
-func launch(s *fleet.Observation, exec string) (ok bool) {
+func launch(journal *fakeJournal, s *fleet.Observation, exec string) (ok bool) {
 	switch exec {
 	case "/bin/true": // a oneshot
 	case "/bin/false":
+		journal.add(s.Machine, s.Unit, "Main process exited, code=exited, status=1/FAILURE")
+		journal.add(s.Machine, s.Unit, "Failed with result 'exit-code'.")
 		s.Active, s.Sub, s.Result = "failed", "failed", "exit-code"
 	case "/bin/missing":
 		s.Active, s.Reason, s.Launched = "inactive", "write /run/fleet/units: no space left on device", false

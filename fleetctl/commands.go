@@ -27,6 +27,11 @@ func commands() []command {
 			example: "fleetctl destroy web@{1..3}.service"},
 		{name: "help", args: "[COMMAND]", summary: "Show all commands, or how to use one", run: help, offline: true,
 			example: "fleetctl help start"},
+		{name: "journal", args: "UNIT...", summary: "Print the log of units, from the machines that have them", run: journal,
+			flags: []string{"lines", "follow", "output", "since", "priority", "machine"}, quiet: []string{"sudo", "ssh-port"},
+			about: "Several units, and units on several machines, are merged by time. With --follow a unit is followed to wherever\n" +
+				"it moves. What a machine still has of a unit that has left it: --machine.",
+			example: "fleetctl journal --follow web@1.service web@2.service"},
 		{name: "list-machines", summary: "List the machines of the cluster", run: listMachines, flags: listing,
 			about:   "Columns: machine, ip, metadata.",
 			example: "fleetctl list-machines --full"},
@@ -50,8 +55,9 @@ func commands() []command {
 			about: submitsToo + "\nWaits until systemd calls each unit active, or says that it failed. With --replace a changed text goes\n" +
 				"to the machine that has the unit, which restarts it there.",
 			example: "fleetctl start web@{1..3}.service"},
-		{name: "status", args: "UNIT...", summary: "Show where units are and how they are", run: status, quiet: blocking,
-			about:   "Exits with 3 when a unit is not active, as systemctl does.",
+		{name: "status", args: "UNIT...", summary: "Show where units are and how they are", run: status,
+			flags: []string{"lines", "machine", "full"}, quiet: append([]string{"ssh-port"}, blocking...),
+			about:   "With each unit come its newest log lines. Exits with 3 when a unit is not active, as systemctl does.",
 			example: "fleetctl status web@1.service"},
 		{name: "stop", args: "UNIT...", summary: "Stop units; they stay on their machines", run: stop, flags: blocking,
 			example: "fleetctl stop web@1.service"},

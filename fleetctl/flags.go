@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/fleet-init/fleet/internal/api"
 )
 
 // options are the values of all flags of all commands: a word means the same wherever it is taken.
@@ -29,6 +31,22 @@ type options struct {
 	noBlock       bool
 	blockAttempts int
 	replace       bool
+
+	lines    int
+	follow   bool
+	output   string
+	since    string
+	priority string
+	machine  string
+
+	tunnel       string
+	sshUser      string
+	sshTimeout   time.Duration
+	sshPort      int
+	strictHost   bool
+	knownHosts   string
+	forwardAgent bool
+	unit         string
 }
 
 // ignored takes flags of fleet that have lost their meaning, so that scripts that give them go on.
@@ -60,9 +78,11 @@ func (v seconds) Set(s string) error {
 	return nil
 }
 
-// fromEnv are the flags that also come from the environment, as FLEETCTL_<NAME>. The last two are fleet's and mean nothing now.
+// fromEnv are the flags that also come from the environment, as FLEETCTL_<NAME>. Those of the last line are fleet's and mean nothing now.
 func fromEnv() []string {
-	return []string{"endpoint", "request-timeout", "debug", "ca-file", "cert-file", "key-file", "driver", "experimental-api"}
+	return []string{"endpoint", "request-timeout", "debug", "ca-file", "cert-file", "key-file",
+		"tunnel", "ssh-username", "ssh-timeout", "strict-host-key-checking", "known-hosts-file",
+		"driver", "experimental-api", "etcd-key-prefix", "etcd-keyfile", "etcd-certfile", "etcd-cafile"}
 }
 
 // globalFlags are taken by every command.
@@ -90,15 +110,38 @@ func define(o *options) *pflag.FlagSet {
 	fs.IntVar(&o.blockAttempts, "block-attempts", 0, "wait at most this many times 2 s; 0: as long as it takes")
 	fs.BoolVar(&o.replace, "replace", false, "replace units whose local file differs from the registry's")
 
-	for _, old := range []struct{ name, only string }{{"driver", "API"}, {"experimental-api", "true"}, {"sign", ""}} {
+	o.lines = 10
+	fs.VarP(lineCount{&o.lines}, "lines", "n", "how many of the newest log lines to print, or all")
+	fs.BoolVarP(&o.follow, "follow", "f", false, "go on printing log lines as they come")
+	fs.StringVarP(&o.output, "output", "o", "short", "how to print log lines, as with journalctl: "+strings.Join(api.LogModes(), ", "))
+	fs.StringVarP(&o.since, "since", "S", "", "log lines from then on: \"2026-03-01 12:00\", today, -2h")
+	fs.StringVarP(&o.priority, "priority", "p", "", "log lines as grave as that or graver: emerg to debug, or 0 to 7")
+	fs.StringVar(&o.machine, "machine", "", "on this machine: the begin of its ID, its address or name")
+
+	defineSSH(fs, o)
+
+	for _, old := range []struct{ name, only string }{{"driver", "API"}, {"experimental-api", "true"}, {"sign", ""}, {"sudo", ""},
+		{"etcd-key-prefix", ""}, {"etcd-keyfile", ""}, {"etcd-certfile", ""}, {"etcd-cafile", ""}} {
 		fs.Var(&ignored{only: old.only}, old.name, "")
 		f := fs.Lookup(old.name)
 		f.Hidden = true
-		if old.name != "driver" {
+		if old.name != "driver" && !strings.HasPrefix(old.name, "etcd-") {
 			f.NoOptDefVal = "true"
 		}
 	}
 	return fs
+}
+
+func defineSSH(fs *pflag.FlagSet, o *options) {
+	fs.StringVar(&o.tunnel, "tunnel", "", "reach fleetd and machines by SSH through this host[:port]")
+	fs.StringVar(&o.sshUser, "ssh-username", "", "user for SSH; none: that of ~/.ssh/config, else core")
+	o.sshTimeout = 10 * time.Second
+	fs.Var(seconds{&o.sshTimeout}, "ssh-timeout", "how long an SSH connection may take to come up")
+	fs.IntVar(&o.sshPort, "ssh-port", 0, "port for SSH to machines; 0: that of ~/.ssh/config, else 22")
+	fs.BoolVar(&o.strictHost, "strict-host-key-checking", true, "check the keys of SSH hosts")
+	fs.StringVar(&o.knownHosts, "known-hosts-file", "~/.fleetctl/known_hosts", "keys of SSH hosts that were accepted")
+	fs.BoolVarP(&o.forwardAgent, "forward-agent", "A", false, "let the machine use the keys of the ssh-agent here")
+	fs.StringVar(&o.unit, "unit", "", "on the machine that has this unit")
 }
 
 // parse reads flags and environment into a.opts and a.given. It returns the other words.
@@ -121,16 +164,18 @@ func (a *app) parse(args, env []string) (words []string, err error) {
 }
 
 // longFlags turns what older fleetctls took into today's form: long flags with one dash (-no-block), with a notice, and
-// the names --l for --full.
+// the names --l, --f and --A for --full, --follow and --forward-agent.
 func (a *app) longFlags(fs *pflag.FlagSet, args []string) []string {
 	args = slices.Clone(args)
 	for i, arg := range args {
 		if arg == "--" {
 			break
 		}
-		if arg == "--l" || strings.HasPrefix(arg, "--l=") {
-			args[i] = "--full" + strings.TrimPrefix(arg, "--l")
-			continue
+		if old, _, _ := strings.Cut(arg, "="); len(old) == 3 && strings.HasPrefix(old, "--") {
+			if long := map[string]string{"--l": "--full", "--f": "--follow", "--A": "--forward-agent"}[old]; long != "" {
+				args[i] = long + strings.TrimPrefix(arg, old)
+				continue
+			}
 		}
 		word, _, _ := strings.Cut(strings.TrimPrefix(arg, "-"), "=")
 		if strings.HasPrefix(arg, "-") && !strings.HasPrefix(arg, "--") && len(word) > 1 && fs.Lookup(word) != nil {

@@ -10,6 +10,9 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/unit"
 )
 
 func TestMain(m *testing.M) {
@@ -20,6 +23,8 @@ func TestMain(m *testing.M) {
 // they compare.
 //
 //	machine ID IP [k=v...]  adds a machine
+//	log MACHINE UNIT TEXT   adds an entry to that machine's journal
+//	mute MACHINE            makes that machine's journal fail
 //	code N fleetctl ...     wants that exit code
 //	usage fleetctl ...      wants the exit code of a usage error
 func TestScripts(t *testing.T) {
@@ -36,6 +41,7 @@ func TestScripts(t *testing.T) {
 			c := newCluster(t, filepath.Join(dir, "fleet.sock"))
 			env.Defer(c.stop)
 			env.Setenv("FLEETCTL_ENDPOINT", "unix://"+c.socket)
+			env.Setenv("TZ", "UTC")
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each fleetctl of a -race run waits a second before it ends
 			env.Values["cluster"] = c
 			return nil
@@ -48,6 +54,15 @@ func TestScripts(t *testing.T) {
 					metadata[k] = v
 				}
 				ts.Check(ts.Value("cluster").(*cluster).machine(args[0], args[1], metadata))
+			},
+			"log": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Value("cluster").(*cluster).journal.add(fleet.MachineID(args[0]), unit.Name(args[1]), strings.Join(args[2:], " "))
+			},
+			"mute": func(ts *testscript.TestScript, _ bool, args []string) {
+				j := ts.Value("cluster").(*cluster).journal
+				j.mu.Lock()
+				defer j.mu.Unlock()
+				j.silent[fleet.MachineID(args[0])] = true
 			},
 			"code": func(ts *testscript.TestScript, _ bool, args []string) {
 				want, err := strconv.Atoi(args[0])

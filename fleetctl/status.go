@@ -24,32 +24,41 @@ func status(ctx context.Context, a *app, args []string) int {
 		return a.refused("Error retrieving units", err)
 	}
 	w.close()
-	code := exitOK
+	only, code := a.chosenMachines(ctx)
+	if code != exitOK {
+		return code
+	}
 	for i, u := range list {
 		if i > 0 {
 			a.printf("\n")
 		}
-		if c := a.statusOf(ctx, w.world, string(u.name)); code == exitOK {
+		if c := a.statusOf(ctx, w.world, string(u.name), only); code == exitOK {
 			code = c
 		}
 	}
 	return code
 }
 
-func (a *app) statusOf(ctx context.Context, w *api.World, name string) int {
+func (a *app) statusOf(ctx context.Context, w *api.World, name string, only []string) int {
 	u, ok := w.Units[name]
 	if !ok {
 		return a.fail("Unit %s does not exist.", name)
 	}
 	states := statesOf(w, name)
+	if len(only) > 0 {
+		maps.DeleteFunc(states, func(id string, _ api.UnitState) bool { return !slices.Contains(only, id) })
+	}
 	if len(states) == 0 {
 		a.header(u, "○")
 		a.printf("     Target: %s\n       Hash: %s\n", u.DesiredState, shortHash(u.Hash, a.opts.full))
 		return a.notLoaded(ctx, w, u)
 	}
 	code := exitOK
-	for _, id := range slices.Sorted(maps.Keys(states)) {
+	for i, id := range slices.Sorted(maps.Keys(states)) {
 		s := states[id]
+		if i > 0 {
+			a.printf("\n")
+		}
 		a.header(u, dot(s))
 		a.printf("     Loaded: %s\n", s.SystemdLoadState)
 		a.printf("     Active: %s (%s)", s.SystemdActiveState, s.SystemdSubState)
@@ -68,6 +77,11 @@ func (a *app) statusOf(ctx context.Context, w *api.World, name string) int {
 		if s.Reason != "" {
 			a.printf("     Reason: %s\n", s.Reason)
 		}
+		blank := "\n"
+		a.lastLines(ctx, name, id, a.opts.lines, func(line []byte) {
+			a.printf("%s%s", blank, line)
+			blank = ""
+		})
 		if s.SystemdActiveState != "active" && s.SystemdActiveState != "reloading" && code == exitOK {
 			code = exitNotActive
 		}

@@ -33,7 +33,14 @@ type wait struct {
 	nextAsk  time.Time // when unplaced units are asked about
 	lostAt   time.Time // when the watch was lost; zero: it is not
 	progress bool      // a progress line stands on the terminal
+	broken   []broken  // units that failed on a machine
 }
+
+// broken is a unit that failed, and where.
+type broken struct{ name, machine string }
+
+// maxBroken is of how many failed units the log lines are shown.
+const maxBroken = 5
 
 // pending is a goal not yet reached.
 type pending struct {
@@ -65,6 +72,10 @@ func (w *watcher) wait(ctx context.Context, goals []*goal) int {
 	}
 	code := t.loop(ctx, timeout)
 	t.clear()
+	for _, b := range t.broken[:min(len(t.broken), maxBroken)] {
+		t.warn("\nThe last log lines of %s:", b.name)
+		t.app.lastLines(ctx, b.name, b.machine, t.app.opts.lines, func(line []byte) { t.warn("%s", strings.TrimSuffix(string(line), "\n")) })
+	}
 	return code
 }
 
@@ -151,6 +162,7 @@ func (t *wait) finish(p *pending, v verdict) {
 		text := v.what
 		if v.machine != "" {
 			text += " on " + legend(t.world.Machines, v.machine, t.app.opts.full)
+			t.broken = append(t.broken, broken{p.name, v.machine})
 		}
 		if v.why != "" {
 			text += ": " + v.why

@@ -104,7 +104,6 @@ func build(c Config, log *slog.Logger, level *slog.LevelVar) (*host, error) {
 		return nil, err
 	}
 	h.metrics = newMetrics()
-	h.hosts = newHosts(h)
 	h.registry = registry.New(h.metrics.counted(etcd.New(h.member.Client())), c.EtcdKeyPrefix, log)
 	h.presence = newPresence(h.registry, registry.Hello{
 		Machine: machine, Instance: h.id.installation, Boot: h.id.boot,
@@ -118,6 +117,7 @@ func build(c Config, log *slog.Logger, level *slog.LevelVar) (*host, error) {
 	h.agent = agent.New(agent.Config{
 		Machine: h.id.machine, Systemd: h.systemd, Signals: h.systemd, Files: h.registry, Disk: disk, Log: log,
 	})
+	h.hosts = newHosts(h)
 	if !c.DisableEngine {
 		h.leader = engine.NewLeader(engine.Config{
 			Self: h.id.machine, Version: machine.Version, TTL: leaderTTL(c.AgentTTL), Store: h.registry, Log: log,

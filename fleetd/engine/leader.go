@@ -69,7 +69,7 @@ const (
 // Run campaigns and leads until ctx ends, and resigns then. It returns nil: what goes wrong is logged and tried again.
 func (l *Leader) Run(ctx context.Context) error {
 	changed := l.Store.WatchLeader(ctx)
-	back := time.Duration(0)
+	back, told := time.Duration(0), ""
 	for ctx.Err() == nil {
 		term, ok, err := l.Store.Campaign(ctx, l.Self, l.Version, l.TTL)
 		if ok {
@@ -84,10 +84,15 @@ func (l *Leader) Run(ctx context.Context) error {
 		case ctx.Err() != nil:
 		case err != nil:
 			back = min(max(2*back, minBackoff), maxBackoff)
-			l.Log.Warn("does not lead", "err", err, "wait", back)
+			level := slog.LevelWarn
+			if err.Error() == told {
+				level = slog.LevelDebug // an outage is one line
+			}
+			told = err.Error()
+			l.Log.Log(ctx, level, "does not lead", "err", err, "wait", back)
 			sleep(ctx, back/2+rand.N(back))
 		default:
-			back = 0
+			back, told = 0, ""
 			select {
 			case <-ctx.Done():
 			case <-changed:

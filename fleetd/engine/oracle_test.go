@@ -84,7 +84,9 @@ func (o oracle) fits(n unit.Name, m fleet.MachineID, group []unit.Name) string {
 		if k.Machine != m || k.Unit == n {
 			continue
 		}
-		if o.conflict(n, k.Unit) {
+		// Of two globals only the second by name minds: it has to go.
+		first := u.Needs.Global && o.Units[k.Unit].Needs.Global && n < k.Unit
+		if o.conflict(n, k.Unit) && !first {
 			return "conflict with " + string(k.Unit)
 		}
 		if !p.Handover && o.replaces(k.Unit, n) {

@@ -227,6 +227,23 @@ place a.service 00000002 launched: global, on 2 machines now
 `,
 	},
 	{
+		"a global unit that comes later and is first by name takes the other's place", func(w *world) {
+			w.machine(id(1), nil)
+			w.unit("b.service", with(unit.Needs{Global: true, Conflicts: []unit.Glob{"[ac].service"}}))
+			w.unit("c.service", with(unit.Needs{Global: true}))
+		},
+		func(w *world) {
+			w.unit("a.service", with(unit.Needs{Global: true}))
+			w.machine(id(2), nil)
+		},
+		`place a.service 00000001 launched: global, on 1 machines now
+place a.service 00000002 launched: global, on 2 machines now
+withdraw b.service 00000001: conflicts with a.service placed there
+place c.service 00000001 launched: global, on 1 machines now
+place c.service 00000002 launched: global, on 2 machines now
+`,
+	},
+	{
 		"a conflict that comes up moves the unit written last, at once", func(w *world) {
 			w.machine(id(1), nil)
 			w.unit("a.service", nil)

@@ -150,11 +150,12 @@ func (s *State) peerNowhere(u *record) (unit.Name, bool) {
 }
 
 // conflict returns a unit on m that must not be there together with u, the first by name. Old copies count: they still run.
-// With own, u's placement on m, only those count that u has to give way to.
+// With own, u's placement on m, only those count that u has to give way to. A global unit does not mind another one that will
+// give way to it.
 func conflict(u *record, m *machine, own *place) *record {
 	var first *record
 	found := func(p *place) {
-		if p.u == u || !p.u.wanted() || own != nil && !yields(own, p) {
+		if p.u == u || !p.u.wanted() || own != nil && !yields(own, p) || own == nil && outranks(u, p.u) {
 			return // a unit that is not wanted is being withdrawn
 		}
 		if first == nil || p.u.name < first.name {
@@ -176,9 +177,16 @@ func conflict(u *record, m *machine, own *place) *record {
 	return first
 }
 
-// yields tells which of two conflicting placements on one machine goes: the old copy before the full one, then the unit
-// written last, for its writer brought the conflict about.
+// outranks tells whether a wins over b on every machine where both would be: of global units the first by name does, whichever
+// came first. By time, hosts that join would carry others than those that were there.
+func outranks(a, b *record) bool { return a.needs.global && b.needs.global && a.name < b.name }
+
+// yields tells which of two conflicting placements on one machine goes: the global unit that is outranked, else the old copy before the
+// full one, then the unit written last, for its writer brought the conflict about.
 func yields(a, b *place) bool {
+	if a.u.needs.global && b.u.needs.global {
+		return outranks(b.u, a.u)
+	}
 	if a.handover != b.handover {
 		return a.handover
 	}

@@ -276,6 +276,13 @@ func (s *State) moveTo(u *record, m *machine, leaves, arrives string) {
 // arrived queues whom a new full placement concerns: followers, and those whom the unit moves away.
 func (s *State) arrived(u *record, m *machine) {
 	s.pushFollowers(u)
+	if u.needs.global {
+		for _, e := range m.on {
+			if o := e.p.u; outranks(u, o) && (matchesAny(u.needs.conflicts, o) || matchesAny(o.needs.conflicts, u)) {
+				s.pushOn(e.p)
+			}
+		}
+	}
 	for _, g := range u.needs.replaces {
 		for _, e := range m.on {
 			if e.p.u != u && g.matches(e.p.u) {

@@ -54,11 +54,16 @@ func (w *world) lose(id fleet.MachineID) {
 	w.next()
 	delete(w.Machines, id)
 	w.changed(fleet.Change{Deleted: true, Machine: &fleet.Machine{ID: id}})
-	for _, k := range slices.SortedFunc(maps.Keys(w.Observed), compareKeys) {
+	var reports []fleet.Key
+	for k := range w.Observed {
 		if k.Machine == id {
-			delete(w.Observed, k)
-			w.changed(fleet.Change{Deleted: true, Observation: &fleet.Observation{Unit: k.Unit, Machine: id}})
+			reports = append(reports, k)
 		}
+	}
+	slices.SortFunc(reports, compareKeys)
+	for _, k := range reports {
+		delete(w.Observed, k)
+		w.changed(fleet.Change{Deleted: true, Observation: &fleet.Observation{Unit: k.Unit, Machine: id}})
 	}
 }
 

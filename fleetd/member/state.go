@@ -19,6 +19,9 @@ type state struct {
 	// Hosts are client addresses of voters, host:port: where to ask when the configuration names none. A host that knows of
 	// others never makes a cluster of its own.
 	Hosts []string `json:"hosts,omitempty"`
+	// ID of this member, hex, and its client address when it ran last: how a copy of this disk is told from it.
+	ID   string `json:"id,omitempty"`
+	Self string `json:"self,omitempty"`
 }
 
 func stateFile(dir string) string { return filepath.Join(dir, "member.json") }

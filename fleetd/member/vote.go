@@ -42,6 +42,9 @@ func (m *Member) embedded(ctx context.Context) error {
 		return err
 	}
 	defer d.close()
+	if hasLog(m.cfg.Dir) && !m.awaitOriginal(ctx, st, client) {
+		return nil
+	}
 
 	for try := 0; ; try++ {
 		var s seat
@@ -181,6 +184,7 @@ func (v *voting) turn(ctx context.Context) error {
 	if err := v.tellAddress(ctx, list); err != nil {
 		return err
 	}
+	v.remember()
 	leads := v.e.Server.Leader() == v.e.Server.MemberID()
 	if err := v.takeRole(ctx, list); err != nil {
 		return err
