@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -44,17 +45,19 @@ func (r *record) String() string {
 	return r.text.String()
 }
 
-// freePorts asks the kernel; all are held until all are known, so that they differ.
+// freePorts finds ports below those that the kernel gives to connections, where other tests' connections would take them before
+// they are used. All are held until all are known, so that they differ.
 func freePorts(t *testing.T, n int) []uint16 {
 	t.Helper()
 	var ports []uint16
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for len(ports) < n {
+		port := uint16(10000 + rand.IntN(22000))
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
 		defer l.Close()
-		ports = append(ports, netip.MustParseAddrPort(l.Addr().String()).Port())
+		ports = append(ports, port)
 	}
 	return ports
 }
