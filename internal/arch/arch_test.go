@@ -79,6 +79,8 @@ func law() []rule {
 		{"update-engine/trust", nil, []string{"github.com/theupdateframework/go-tuf", "github.com/sigstore/sigstore", "github.com/secure-systems-lab"},
 			"the only place that knows keys; it must not be able to write a slot"},
 		{"update-engine/omaha", nil, nil, "another protocol's words for the same things: values to XML and back"},
+		{"internal/rollout", []string{"internal/kv"}, nil,
+			"how far a release may go is decided from values; only its record needs the store"},
 		{"internal/reboot", []string{"internal/kv"}, nil,
 			"who may reboot is decided from values; only the semaphore's record needs the store"},
 		{"image/...", []string{"image/...", "internal/..."}, anyModule, "makes the OS image and configures a host"},
