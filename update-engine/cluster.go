@@ -11,6 +11,7 @@ import (
 	"github.com/fleet-init/fleet/internal/kv"
 	"github.com/fleet-init/fleet/internal/reboot"
 	"github.com/fleet-init/fleet/internal/registry"
+	"github.com/fleet-init/fleet/internal/rollout"
 )
 
 // cluster asks the other hosts' leave by way of the store.
@@ -18,15 +19,17 @@ type cluster struct {
 	log      *slog.Logger
 	registry *registry.Registry
 	permits  reboot.Permits
+	rollouts rollout.Rollouts
+	channel  string
 	group    string
 	id       fleet.MachineID
 	boot     string
 	now      func() time.Time
 }
 
-func newCluster(store kv.Store, prefix, group string, id fleet.MachineID, boot string, log *slog.Logger, now func() time.Time) *cluster {
-	return &cluster{log: log, registry: registry.New(store, prefix, log), permits: reboot.Permits{Store: store, Prefix: prefix}, group: group,
-		id: id, boot: boot, now: now}
+func newCluster(store kv.Store, prefix, channel, group string, id fleet.MachineID, boot string, log *slog.Logger, now func() time.Time) *cluster {
+	return &cluster{log: log, registry: registry.New(store, prefix, log), permits: reboot.Permits{Store: store, Prefix: prefix},
+		rollouts: rollout.Rollouts{Store: store, Prefix: prefix}, channel: channel, group: group, id: id, boot: boot, now: now}
 }
 
 // facts are the machines as the registry knows them. A machine that is gone has no registration: it counts as down as long as units
@@ -108,6 +111,35 @@ func (c *cluster) GiveBack(ctx context.Context) error {
 	}
 	no := false
 	return c.registry.SetMachine(ctx, c.id, registry.Settings{Leaving: &no})
+}
+
+// Hold implements permits. A release that no rollout speaks of is free for all; who has begun may go on unless it was paused or
+// stopped.
+func (c *cluster) Hold(ctx context.Context, version string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	r, ok, err := c.rollouts.Get(ctx, c.channel)
+	if err != nil || !ok || r.Version != version {
+		return "", err
+	}
+	said, err := c.rollouts.Said(ctx, c.channel, string(c.id), version)
+	if err != nil {
+		return "", err
+	}
+	if said != "" && said != rollout.GaveUp && r.Paused == "" && r.Stopped == "" {
+		return "", nil
+	}
+	why, _ := r.Allows(rollout.Seed(string(c.id), version), c.group, c.now())
+	return why, nil
+}
+
+// Report implements permits.
+func (c *cluster) Report(ctx context.Context, version string, say rollout.Report, why string) error {
+	r, ok, err := c.rollouts.Get(ctx, c.channel)
+	if err != nil || !ok {
+		return err
+	}
+	return c.rollouts.Tell(ctx, c.channel, string(c.id), version, say, r.Canary != "" && r.Canary == c.group, why)
 }
 
 // Reach implements permits.

@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fleet-init/fleet/internal/kv"
+	"github.com/fleet-init/fleet/internal/rollout"
 	"github.com/fleet-init/fleet/update-engine/payload"
 	"github.com/fleet-init/fleet/update-engine/slot"
 	"github.com/fleet-init/fleet/update-engine/update"
@@ -149,7 +150,7 @@ func (m *machine) session(until func(update.State) bool, facts ...update.Fact) (
 	boot := fmt.Sprint("boot-", m.boots)
 	h := &host{cfg: m.cfg, log: log, slots: slot.Slots{Boot: m.slots, Images: m.slots, Running: m.slot}, running: m.rel, now: time.Now,
 		client: http.DefaultClient, reboot: func(context.Context, bool) error { rebooted <- true; return nil },
-		permits: newCluster(m.store, "/fleet/", "default", "m1", boot, log, time.Now)}
+		permits: newCluster(m.store, "/fleet/", rolloutOf(m.cfg), "default", "m1", boot, log, time.Now)}
 	first, err := h.started(boot)
 	must(m.t, err)
 	d := newDaemon(log, filepath.Join(m.cfg.StateDir, "state.json"), h.do, h.now)
@@ -250,7 +251,7 @@ func TestFromMakingKeysToABadReleaseThatComesBack(t *testing.T) {
 	m.live(update.Fact{Kind: update.RollbackNow, Why: "slow"})
 	m.runs("2.0.0")
 
-	sem, err := newCluster(m.store, "/fleet/", "default", "m1", "", slog.Default(), time.Now).permits.Get(t.Context(), "default")
+	sem, err := newCluster(m.store, "/fleet/", rolloutOf(m.cfg), "default", "m1", "", slog.Default(), time.Now).permits.Get(t.Context(), "default")
 	if err != nil || len(sem.Holders) != 0 {
 		t.Errorf("permits are left: %v, %v", sem.Holders, err)
 	}
@@ -369,5 +370,39 @@ not again   2.0.0: came back (2026-11-21T12:00:00Z)
 `
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestRolloutHoldsHostsBackAndStopsForAll(t *testing.T) {
+	p := newPublisher(t)
+	p.publish(t, "2.0.0", "1.0.0")
+	m := newMachine(t, p)
+	m.sick = "2.0.0"
+	rolls := rollout.Rollouts{Store: m.store, Prefix: "/fleet/"}
+	set := func(change func(r *rollout.Rollout)) rollout.Rollout {
+		r, err := rolls.Change(t.Context(), rolloutOf(m.cfg), func(r rollout.Rollout) (rollout.Rollout, error) { change(&r); return r, nil })
+		must(t, err)
+		return r
+	}
+	set(func(r *rollout.Rollout) {
+		var err error
+		*r, err = rollout.New("2.0.0", rollout.Normal, 3, time.Now().Add(time.Hour))
+		must(t, err)
+	})
+	if s := m.live(update.Fact{Kind: update.CheckNow}); m.boots != 0 || !strings.Contains(s.Why, "2.0.0 is not for this host yet: the rollout of 2.0.0 begins") {
+		t.Errorf("%d boots, %s", m.boots, s.Why)
+	}
+	set(func(r *rollout.Rollout) { r.Start, r.AtLeast = time.Now().Add(-time.Hour), 100 })
+	m.live(update.Fact{Kind: update.CheckNow})
+	m.runs("1.0.0")
+	r := set(func(*rollout.Rollout) {})
+	if r.Took != 1 || r.CameBack != 1 || r.Stopped == "" {
+		t.Errorf("%+v: the host that came back was not counted", r)
+	}
+	other := newMachine(t, p)
+	other.store = m.store
+	other.sick = "2.0.0"
+	if s := other.live(update.Fact{Kind: update.CheckNow}); other.boots != 0 || !strings.Contains(s.Why, "has stopped: 1 of 1 hosts that are through came back") {
+		t.Errorf("%d boots, %s: the next host took it", other.boots, s.Why)
 	}
 }

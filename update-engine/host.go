@@ -17,6 +17,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/fleet-init/fleet/internal/reboot"
+	"github.com/fleet-init/fleet/internal/rollout"
 	"github.com/fleet-init/fleet/update-engine/payload"
 	"github.com/fleet-init/fleet/update-engine/slot"
 	"github.com/fleet-init/fleet/update-engine/trust"
@@ -31,6 +32,10 @@ type permits interface {
 	Drain(ctx context.Context) error
 	// GiveBack gives the permit back and takes units again: after a reboot that passed the gate, or without one. No permit is fine.
 	GiveBack(ctx context.Context) error
+	// Hold is why a release is not for this host yet; "" = it is.
+	Hold(ctx context.Context, version string) (string, error)
+	// Report counts this host in the rollout of a release.
+	Report(ctx context.Context, version string, say rollout.Report, why string) error
 	// Reach says whether the cluster can be reached at all.
 	Reach(ctx context.Context) error
 }
@@ -57,11 +62,13 @@ type host struct {
 func (h *host) do(ctx context.Context, a update.Action, tell func(update.Fact)) update.Fact {
 	switch a.Do {
 	case update.Check:
+		h.reportFailed(ctx, a.Failed)
 		return h.check(ctx)
 	case update.Stage:
+		h.report(ctx, a.Target.Version, rollout.Took, "")
 		return h.stage(ctx, a.Target, tell)
 	case update.AskPermit:
-		return h.askPermit(ctx, a)
+		return h.askPermit(ctx, a.Target.Version)
 	case update.Drain:
 		return h.drain(ctx)
 	case update.Finalize:
@@ -76,14 +83,38 @@ func (h *host) do(ctx context.Context, a update.Action, tell func(update.Fact)) 
 	case update.Gate:
 		return h.gate(ctx)
 	case update.Bless:
-		return h.log1("mark the slot good", h.bless(a.DropOther), update.Blessed)
+		f := h.log1("mark the slot good", h.bless(a.DropOther), update.Blessed)
+		if f.Kind == update.Blessed {
+			h.report(ctx, h.running, rollout.Proved, "")
+		}
+		return f
 	case update.Release:
+		h.reportFailed(ctx, a.Failed)
 		return h.log1("give the permit back", h.giveBack(ctx), update.Released)
 	case update.Clear:
 		_ = h.log1("clear the other slot", h.slots.Clear(), "")
 		_ = h.log1("give the permit back", h.giveBack(ctx), "")
 	}
 	return update.Fact{}
+}
+
+// report counts this host, if it can: a rollout that is not told holds more back, it lets nobody go too early.
+func (h *host) report(ctx context.Context, version string, say rollout.Report, why string) {
+	if h.permits == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := h.permits.Report(ctx, version, say, why); err != nil {
+		h.log.Warn("count in the rollout", "err", err)
+	}
+}
+
+// reportFailed says again what has failed here: the first time the store may have been away.
+func (h *host) reportFailed(ctx context.Context, failed []update.Failure) {
+	for _, f := range failed {
+		h.report(ctx, f.Version, rollout.CameBack, f.Reason)
+	}
 }
 
 func outcome(err error, good, bad update.Kind) update.Fact {
@@ -199,7 +230,14 @@ func (h *host) offers(ctx context.Context) ([]update.Offer, error) {
 	}
 	var out []update.Offer
 	for _, r := range c.Releases {
-		out = append(out, update.Offer{Version: r.Version, Manifest: r.Sum.String(), MinFrom: r.MinFrom, Stop: r.Stop})
+		o := update.Offer{Version: r.Version, Manifest: r.Sum.String(), MinFrom: r.MinFrom, Stop: r.Stop}
+		if h.permits != nil {
+			if o.Hold, err = h.permits.Hold(ctx, r.Version); err != nil {
+				// Whether it is this host's turn is not known: it waits.
+				o.Hold = err.Error()
+			}
+		}
+		out = append(out, o)
 	}
 	return out, nil
 }
@@ -217,13 +255,17 @@ func (h *host) readChannel(v *trust.View) (payload.Channel, error) {
 }
 
 // askPermit looks at the window first, and again when the permit is there: it may have taken long.
-func (h *host) askPermit(ctx context.Context, _ update.Action) update.Fact {
+func (h *host) askPermit(ctx context.Context, version string) update.Fact {
 	closed := func() *reboot.Refusal { return h.windows.Check(h.now(), 0) }
 	if r := closed(); r != nil {
 		return update.Fact{Kind: update.Denied, Why: r.Reason, Until: h.windows.Next(h.now())}
 	}
 	if h.permits != nil {
-		if err := h.permits.Take(ctx, h.running, h.staged.Version); err != nil {
+		// The rollout may have been stopped since this host staged the release.
+		if why, err := h.permits.Hold(ctx, version); err != nil || why != "" {
+			return update.Fact{Kind: update.Denied, Why: errText(err) + why}
+		}
+		if err := h.permits.Take(ctx, h.running, version); err != nil {
 			return update.Fact{Kind: update.Denied, Why: err.Error()}
 		}
 		if r := closed(); r != nil {
@@ -234,6 +276,13 @@ func (h *host) askPermit(ctx context.Context, _ update.Action) update.Fact {
 		}
 	}
 	return update.Fact{Kind: update.Granted}
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 func (h *host) drain(ctx context.Context) update.Fact {

@@ -108,7 +108,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 			return fmt.Errorf("set up the store's client: %w", err)
 		}
 		defer client.Close()
-		h.permits = newCluster(etcd.New(client), c.EtcdKeyPrefix, c.Group, fleet.MachineID(id), boot, log, time.Now)
+		h.permits = newCluster(etcd.New(client), c.EtcdKeyPrefix, rolloutOf(c), c.Group, fleet.MachineID(id), boot, log, time.Now)
 	}
 	first, err := h.started(boot)
 	if err != nil {
@@ -126,6 +126,9 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 	g.Go("daemon", func(ctx context.Context) error { return d.run(ctx, first) })
 	return errors.Join(notify.Ready(), g.Wait())
 }
+
+// rolloutOf names the rollout that this host goes by.
+func rolloutOf(c Config) string { return c.Product + "." + c.Arch + "." + c.Channel }
 
 // started is the fact with which the machine begins. A running slot without a boot entry (an image written by hand, the first
 // start of all) gets one: it is the only thing that can boot.

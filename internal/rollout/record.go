@@ -145,6 +145,19 @@ func (r Rollouts) Tell(ctx context.Context, channel, machine, release string, sa
 	return err
 }
 
+// Said is what a host said last of a release; "" = nothing.
+func (r Rollouts) Said(ctx context.Context, channel, machine, release string) (Report, error) {
+	kvs, _, err := r.Store.Range(ctx, r.report(channel, machine))
+	if err != nil || len(kvs[0]) == 0 {
+		return "", wrap(channel, err)
+	}
+	var said report
+	if err := json.Unmarshal(kvs[0][0].Value, &said); err != nil || said.Version != release {
+		return "", nil // as in Tell: a damaged report counts as none
+	}
+	return said.Report, nil
+}
+
 // Seed is a machine's place in the line, 0 to 1: the same for all releases of a channel would make the same hosts canaries each
 // time, so the version is mixed in. A cloned machine gets a new machine ID and with it a place of its own.
 func Seed(machine, release string) float64 {

@@ -40,6 +40,10 @@ func Choose(s State, offers []Offer) (target Offer, why string, ok bool) {
 			why = fmt.Sprintf("%s has failed here before; update-engine check --take=%s takes it all the same", o.Version, o.Version)
 			continue
 		}
+		if o.Hold != "" {
+			why = fmt.Sprintf("%s is not for this host yet: %s", o.Version, o.Hold)
+			continue
+		}
 		if best == nil || best.LessThan(*v) {
 			best, bestOffer = v, o
 		}
@@ -47,6 +51,9 @@ func Choose(s State, offers []Offer) (target Offer, why string, ok bool) {
 	if stop != nil {
 		if f, bad := s.failure(stopOffer); bad {
 			return Offer{}, fmt.Sprintf("%s is a mandatory stop and has failed here before: %s", f.Version, f.Reason), false
+		}
+		if stopOffer.Hold != "" {
+			return Offer{}, fmt.Sprintf("%s is a mandatory stop and not for this host yet: %s", stopOffer.Version, stopOffer.Hold), false
 		}
 		return reach(running, stopOffer)
 	}
@@ -68,6 +75,7 @@ func reach(running *semver.Version, o Offer) (Offer, string, bool) {
 	if o.Version == running.String() {
 		return Offer{}, "up to date", false
 	}
+	o.Hold = "" // whoever asked for it by name need not wait
 	return o, "", true
 }
 

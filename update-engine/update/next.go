@@ -10,6 +10,14 @@ import (
 // in a phase (an answer that comes late, after a cancel) change nothing.
 func Next(s State, f Fact) (State, Action) {
 	s.Failed = slices.Clone(s.Failed)
+	s, a := s.next(f)
+	if a.Do == Check || a.Do == Release {
+		a.Failed = slices.Clone(s.Failed)
+	}
+	return s, a
+}
+
+func (s State) next(f Fact) (State, Action) {
 	switch f.Kind {
 	case Started:
 		return s.started(f)
@@ -127,9 +135,6 @@ func (s State) checking(f Fact) (State, Action) {
 	case Offered:
 		s = s.checked(f)
 		target, why, ok := Choose(s, f.Offers)
-		if ok && f.Hold != "" && s.Want == "" {
-			ok, why = false, fmt.Sprintf("%s is not for this host yet: %s", target.Version, f.Hold)
-		}
 		if !ok {
 			s.Phase, s.Want, s.Why = Idle, "", why
 			return s, Action{}
@@ -181,7 +186,7 @@ func (s State) ask(f Fact) (State, Action) {
 		return s, Action{}
 	}
 	s.Why = s.Target.Version + " is staged; asking for a reboot permit"
-	return s, Action{Do: AskPermit}
+	return s, Action{Do: AskPermit, Target: s.Target}
 }
 
 func (s State) staged(f Fact) (State, Action) {
@@ -200,16 +205,16 @@ func (s State) staged(f Fact) (State, Action) {
 		return s, Action{Do: Check}
 	case RebootNow:
 		s.Why = "reboot asked for by hand"
-		return s, Action{Do: AskPermit}
+		return s, Action{Do: AskPermit, Target: s.Target}
 	case Offered:
 		s = s.checked(f)
-		target, _, ok := Choose(s, f.Offers)
+		target, why, ok := Choose(s, f.Offers)
 		switch {
-		case ok && target == s.Target, f.Hold != "" && s.Want == "":
+		case ok && target == s.Target:
 		case ok:
 			return s.take(target)
 		default:
-			s.Phase, s.Why = Idle, s.Target.Version+" was staged and has been withdrawn"
+			s.Phase, s.Why = Idle, s.Target.Version+" was staged and is no longer offered: "+why
 			s.Target, s.Want = Offer{}, ""
 			return s, Action{Do: Clear}
 		}

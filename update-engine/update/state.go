@@ -41,7 +41,9 @@ const (
 // Action is what Next wants.
 type Action struct {
 	Do     Do
-	Target Offer // of Stage, Finalize
+	Target Offer // of Stage, AskPermit, Finalize
+	// Failed, of Check and Release: what is remembered, for who counts it.
+	Failed []Failure
 	// DropOther: bless and take the bootability of the older slot, so that nobody can fall back to it later.
 	DropOther bool
 }
@@ -52,6 +54,7 @@ type Offer struct {
 	Manifest string `json:"manifest"` // its hash
 	MinFrom  string `json:"min_from,omitempty"`
 	Stop     bool   `json:"stop,omitempty"` // may not be jumped over
+	Hold     string `json:"-"`              // why this host may not have it yet; "" = it may
 }
 
 // Failure is a release that shall not be taken again.
@@ -103,7 +106,7 @@ type Kind string
 const (
 	Started        Kind = "started" // the daemon: Boot, Version, Good, Policy, Seed
 	Tick           Kind = "tick"
-	Offered        Kind = "offered"      // Offers, newest or not; Hold = why this host may not have one yet
+	Offered        Kind = "offered"      // Offers, newest or not
 	CheckFailed    Kind = "check failed" // Why
 	Progressed     Kind = "progressed"   // Done, Frames
 	StagedOK       Kind = "staged"
@@ -135,7 +138,6 @@ type Fact struct {
 	Policy  Policy
 	Seed    uint64
 	Offers  []Offer
-	Hold    string
 	Why     string
 	Final   bool
 	Outage  bool

@@ -22,6 +22,8 @@ func at(min int) time.Time {
 
 func offer(v string) Offer { return Offer{Version: v, Manifest: "sum-" + v} }
 
+func held(v string) Offer { o := offer(v); o.Hold = "wave 3 begins at noon"; return o }
+
 func start(boot, version string, good bool) Fact {
 	return Fact{Kind: Started, Boot: boot, Version: version, Good: good, Policy: policy(), Seed: 7}
 }
@@ -47,7 +49,7 @@ func play(s State, facts ...Fact) (State, []string) {
 		if a.Do != Nothing {
 			line += " / " + string(a.Do)
 		}
-		if a.Target.Version != "" {
+		if a.Target.Version != "" && a.Do != AskPermit {
 			line += " " + a.Target.Version
 		}
 		if a.DropOther {
@@ -180,6 +182,13 @@ func TestTranscripts(t *testing.T) {
 			tick -> staged / ask permit
 			tick -> staged / check
 			offered -> staging / stage 2.1.0`, nil},
+		{"a staged release whose rollout was stopped is cleared",
+			[]Fact{{Kind: CheckNow}, offered("2.0.0"), {Kind: StagedOK}, {Kind: CheckNow}, {Kind: Offered, Offers: []Offer{held("2.0.0")}}}, `
+			check now -> checking / check
+			offered -> staging / stage 2.0.0
+			staged -> staged / ask permit
+			check now -> staged / check
+			offered -> idle / clear`, func(s State) string { return s.Why }},
 		{"a staged release that is withdrawn is cleared",
 			[]Fact{{Kind: CheckNow}, offered("2.0.0"), {Kind: StagedOK}, {Kind: CheckNow}, offered("1.0.0")}, `
 			check now -> checking / check
@@ -270,8 +279,8 @@ func TestTranscripts(t *testing.T) {
 			tick -> releasing / release
 			released -> idle`, nil},
 		{"a wave that has not come holds the release back",
-			[]Fact{{Kind: CheckNow}, {Kind: Offered, Offers: []Offer{offer("2.0.0")}, Hold: "wave 3 begins at noon"}, {Kind: CheckNow, Version: "2.0.0"},
-				{Kind: Offered, Offers: []Offer{offer("2.0.0")}, Hold: "wave 3 begins at noon"}}, `
+			[]Fact{{Kind: CheckNow}, {Kind: Offered, Offers: []Offer{held("2.0.0")}}, {Kind: CheckNow, Version: "2.0.0"},
+				{Kind: Offered, Offers: []Offer{held("2.0.0")}}}, `
 			check now -> checking / check
 			offered -> idle
 			check now -> checking / check
@@ -284,6 +293,7 @@ func TestTranscripts(t *testing.T) {
 			}
 			if tt.check != nil {
 				told := map[string]string{
+					"a staged release whose rollout was stopped is cleared":            "2.0.0 was staged and is no longer offered: 2.0.0 is not for this host yet: wave 3 begins at noon",
 					"a good release is taken, proves itself and the permit goes back":  "2.0.0 has proven itself ",
 					"a bad release comes back and is not taken again":                  "came back after its tries were spent: web@1 is not up",
 					"units that do not leave give the permit back":                     "the units did not leave: db is stuck",
@@ -377,6 +387,10 @@ func TestChoose(t *testing.T) {
 		{"nothing goes past a stop that failed", failed("2.0.0"), []Offer{offer("3.0.0"), stop("2.0.0")}, "none: 2.0.0 is a mandatory stop and has failed here before: it broke"},
 		{"a floor above us without a stop before it", nil, []Offer{from("3.0.0", "2.0.0")},
 			"none: 3.0.0 can be reached from 2.0.0 on, 1.0.0 is running: the channel lacks a release in between"},
+		{"what is held back is passed over", nil, []Offer{held("2.0.0"), offer("1.5.0")}, "1.5.0"},
+		{"only what is held back", nil, []Offer{held("2.0.0")}, "none: 2.0.0 is not for this host yet: wave 3 begins at noon"},
+		{"nothing goes past a stop that is held back", nil, []Offer{offer("3.0.0"), func() Offer { o := held("2.0.0"); o.Stop = true; return o }()},
+			"none: 2.0.0 is a mandatory stop and not for this host yet: wave 3 begins at noon"},
 		{"a floor that we have", nil, []Offer{from("3.0.0", "1.0.0")}, "3.0.0"},
 		{"asked for by name, though it failed", func(s *State) { failed("2.0.0")(s); s.Want = "2.0.0" }, []Offer{offer("2.0.0"), offer("3.0.0")}, "2.0.0"},
 		{"asked for by name, older", func(s *State) { s.Want = "0.9.0" }, []Offer{offer("0.9.0"), offer("3.0.0")}, "0.9.0"},
