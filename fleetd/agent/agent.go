@@ -64,8 +64,11 @@ type Disk interface {
 type OnDisk struct {
 	Hash    unit.Hash // of the file; empty if there is none
 	Install bool      // the file has an [Install] section
-	Started unit.Hash // content that was started by the user's wish; empty if none was
+	Started unit.Hash // content that was started by the user's wish; empty if none was; stopping
 }
+
+// stopping is the mark of a unit that was started and is being stopped.
+const stopping unit.Hash = "stopping"
 
 // Config is an agent's surroundings.
 type Config struct {

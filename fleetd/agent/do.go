@@ -85,7 +85,8 @@ func (a *Agent) try(now time.Time, t Task) {
 }
 
 // queue asks systemd for jobs. What it takes counts as started at once: should this process end before the job does, the next must
-// not start a unit that ran in between.
+// not start a unit that ran in between. What is to be stopped counts as stopping before it is: should the process end before the stop
+// does, and the unit be wanted here again, the next must start it, and not take it for one that ended by itself.
 func (a *Agent) queue(ctx context.Context, now time.Time, tasks []Task, kind string,
 	ask func(context.Context, []unit.Name) map[unit.Name]error) {
 	if len(tasks) == 0 {
@@ -95,6 +96,9 @@ func (a *Agent) queue(ctx context.Context, now time.Time, tasks []Task, kind str
 	for i, t := range tasks {
 		names[i] = t.Unit
 		a.try(now, t)
+		if kind == "stop" {
+			a.mark(t.Unit, stopping)
+		}
 	}
 	errs := ask(ctx, names)
 	for _, t := range tasks {

@@ -55,7 +55,8 @@ func (a *Agent) observations() map[unit.Name]fleet.Observation {
 			continue
 		}
 		all[n] = fleet.Observation{Unit: n, Machine: a.Machine, Load: st.Load, Active: st.Active, Sub: st.Sub, Result: st.Result,
-			Hash: d.Hash, Launched: d.Started == d.Hash, Since: st.Since.UTC().Truncate(time.Millisecond), Reason: a.reasons[n]}
+			Hash: d.Hash, Launched: d.Started == d.Hash || d.Started == stopping && st.Active == "deactivating",
+			Since: st.Since.UTC().Truncate(time.Millisecond), Reason: a.reasons[n]}
 	}
 	for n, why := range a.reasons {
 		if _, ok := all[n]; !ok && a.disk[n].Hash == "" {

@@ -136,3 +136,18 @@ func (h *hand) check(orders Orders) error {
 	}
 	return nil
 }
+
+func TestUnitWhoseStopOutlivedTheAgentIsStartedWhenWantedAgain(t *testing.T) {
+	world(t, func(r *rig) {
+		r.order(slow, "a.service launched")
+		r.pass(time.Second)
+		r.order(slow, "a.service")
+		r.pass(time.Second) // its ExecStop takes 20 s
+		r.stop()
+		r.pass(30 * time.Second)
+		r.order(slow, "a.service launched")
+		r.start()
+		r.pass(time.Second)
+		r.expect("a.service loaded active running launched")
+	})
+}
