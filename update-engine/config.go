@@ -38,6 +38,8 @@ type Config struct {
 	EtcdKeyPrefix string
 	DrainTimeout  time.Duration
 	RebootCommand string
+	ResetCommand  string
+	BootID        string
 
 	HealthDir   string
 	GateTime    time.Duration
@@ -81,6 +83,9 @@ func (c *Config) keys() []conf.Key {
 		conf.String("etcd_key_prefix", &c.EtcdKeyPrefix, "/fleet/", "all keys of this cluster start with this"),
 		conf.Duration("drain_timeout", &c.DrainTimeout, 15*time.Minute, time.Second, "how long units may take to move elsewhere before the permit is given back"),
 		conf.String("reboot_command", &c.RebootCommand, "systemctl reboot --check-inhibitors=yes", "what reboots the host in good order"),
+
+		conf.String("reset_command", &c.ResetCommand, "systemctl reboot --force", "what restarts a host on trial that is not well, at once"),
+		conf.String("boot_id", &c.BootID, "", "a word that differs from boot to boot; none: the kernel's"),
 
 		conf.String("health_dir", &c.HealthDir, "/etc/fleet/health.d", "programs that must end with 0 for a boot to count as good"),
 		conf.Duration("gate_time", &c.GateTime, time.Minute, 0, "how long all must be well"),

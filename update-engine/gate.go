@@ -63,7 +63,7 @@ func (h *host) healthy(ctx context.Context) (outage bool, err error) {
 		out, err := exec.CommandContext(cctx, filepath.Join(h.cfg.HealthDir, n.Name())).CombinedOutput()
 		cancel()
 		if err != nil {
-			return false, fmt.Errorf("health check %s: %w: %s", n.Name(), err, lastLine(out))
+			return false, said(fmt.Errorf("health check %s: %w", n.Name(), err), out)
 		}
 	}
 	if h.permits != nil {
@@ -74,7 +74,11 @@ func (h *host) healthy(ctx context.Context) (outage bool, err error) {
 	return false, nil
 }
 
-func lastLine(b []byte) string {
-	s := strings.TrimSpace(string(b))
-	return s[strings.LastIndex(s, "\n")+1:]
+// said adds the last line that a program printed to its failure.
+func said(err error, out []byte) error {
+	text := strings.TrimSpace(string(out))
+	if text = text[strings.LastIndex(text, "\n")+1:]; text == "" {
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, text)
 }

@@ -77,7 +77,7 @@ func (h *host) do(ctx context.Context, a update.Action, tell func(update.Fact)) 
 		_, err := h.slots.Rollback(false)
 		return outcome(err, update.Finalized, update.FinalizeFailed)
 	case update.Reboot, update.Reset:
-		if err := h.reboot(ctx, a.Do == update.Reset); err != nil {
+		if err := h.reboot(ctx, a.Do == update.Reset); err != nil && ctx.Err() == nil {
 			h.log.Error("reboot", "err", err)
 		}
 	case update.Gate:

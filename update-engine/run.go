@@ -85,15 +85,17 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	boot, err := word("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return err
+	boot := c.BootID
+	if boot == "" {
+		if boot, err = word("/proc/sys/kernel/random/boot_id"); err != nil {
+			return err
+		}
 	}
 	slots, err := openSlots(c.Slots, running)
 	if err != nil {
 		return err
 	}
-	h := &host{cfg: c, log: log, slots: slots, running: version, now: time.Now, reboot: rebooter(c.RebootCommand),
+	h := &host{cfg: c, log: log, slots: slots, running: version, now: time.Now, reboot: rebooter(c.RebootCommand, c.ResetCommand),
 		client: &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 30 * time.Second, MaxIdleConnsPerHost: 2}}}
 	if h.windows, err = c.windows(); err != nil {
 		return err
@@ -160,19 +162,19 @@ func seed(s string) uint64 {
 	return h
 }
 
-// rebooter runs the configured command. Force is for a host that is not well: nothing is asked, nothing is waited for long.
-func rebooter(command string) func(context.Context, bool) error {
+// rebooter runs the configured commands. Force is for a host that is not well: nothing is asked, nothing is waited for long.
+func rebooter(command, reset string) func(context.Context, bool) error {
 	return func(ctx context.Context, force bool) error {
 		f := strings.Fields(command)
 		if force {
-			f = []string{"systemctl", "reboot", "--force"}
+			f = strings.Fields(reset)
 		}
 		if len(f) == 0 {
-			return errors.New("reboot_command is empty")
+			return errors.New("reboot_command or reset_command is empty")
 		}
 		out, err := exec.CommandContext(ctx, f[0], f[1:]...).CombinedOutput()
 		if err != nil {
-			return fmt.Errorf("%s: %w: %s", strings.Join(f, " "), err, lastLine(out))
+			return said(fmt.Errorf("%s: %w", strings.Join(f, " "), err), out)
 		}
 		return nil
 	}

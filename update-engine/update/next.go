@@ -73,9 +73,9 @@ func (s State) started(f Fact) (State, Action) {
 		}
 		s.From, s.Target, s.GateWhy, s.Outage = "", Offer{}, "", false
 	}
-	s.Phase = Trial
-	if f.Good {
-		s.Phase = Settling
+	s.Phase = Settling
+	if !f.Good {
+		s.Phase, s.Why = Trial, s.Running+" has to prove itself"
 	}
 	return s, Action{Do: Gate}
 }
