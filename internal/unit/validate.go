@@ -20,12 +20,15 @@ func Validate(f *File, name Name) error {
 	if err != nil {
 		return err
 	}
+	if _, err := f.Network(name); err != nil {
+		return err
+	}
 	return f.checkTogether(needs)
 }
 
 // Known returns the options that [X-Fleet] takes, without their legacy names, sorted.
 func Known() []string {
-	return []string{"Conflicts", "Global", "MachineID", "MachineMetadata", "MachineOf", "Replaces"}
+	return []string{"Conflicts", "Global", "MachineID", "MachineMetadata", "MachineOf", "Network", "Publish", "Replaces"}
 }
 
 // modern turns fleet's oldest option names, still found in files, into today's; others come back as they are.

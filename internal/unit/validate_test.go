@@ -31,7 +31,7 @@ func TestValidate(t *testing.T) {
 		{"unknown option, near to one", "Global=0\nMachinMetadata=a=b", `line 3: unknown option "MachinMetadata" in [X-Fleet]: did you mean MachineMetadata?`},
 		{"unknown option, wrong case", "machineid=a", "did you mean MachineID?"},
 		{"unknown option, one letter too few", "Conflict=a.service", "did you mean Conflicts?"},
-		{"unknown option, far from all", "Weight=3", "use Conflicts, Global, MachineID, MachineMetadata, MachineOf, Replaces"},
+		{"unknown option, far from all", "Weight=3", "use Conflicts, Global, MachineID, MachineMetadata, MachineOf, Network, Publish, Replaces"},
 		{"an X- that never was", "X-Replaces=a.service", "did you mean Replaces?"},
 		{"an option that another issue will bring", "Exclusive=yes", `unknown option "Exclusive"`},
 		{"a malformed value", "MachineMetadata=a", "line 2: MachineMetadata"},
