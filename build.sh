@@ -8,7 +8,7 @@ export CGO_ENABLED=0
 usage() {
 	cat <<'EOF'
 ./build.sh                  build all commands into bin/
-./build.sh check            format, vet, staticcheck, short tests: the one to run before a commit
+./build.sh check            format, vet, staticcheck, tests of the rooms: the one to run before a commit
 ./build.sh test             everything, from fast to slow; as root (boots hosts)
 ./build.sh up [N]           a cluster of N hosts (3) on this machine, running web@{1..3}.service; as root
 ./build.sh ctl ARGS...      fleetctl against that cluster
@@ -144,6 +144,12 @@ report() {
 	return "$failed"
 }
 
+room_tests() {
+	local list
+	mapfile -t list < <(rooms)
+	go test -timeout 15m "${list[@]}"
+}
+
 race_tests() {
 	local list
 	mapfile -t list < <(rooms)
@@ -164,7 +170,7 @@ check() {
 	step format check_format
 	step vet go vet ./...
 	step staticcheck go tool staticcheck ./...
-	step 'short tests' go test -short ./...
+	step 'tests of the rooms' room_tests
 }
 
 test_all() {

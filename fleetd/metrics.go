@@ -31,7 +31,9 @@ func newMetrics() *metrics {
 func (m *metrics) observeTurn(took time.Duration) { m.turns.Observe(took.Seconds()) }
 
 // add exports what the engine counts.
-func (m *metrics) add(counters func() engine.Counters) { m.registry.MustRegister(engineSeries{counters}) }
+func (m *metrics) add(counters func() engine.Counters) {
+	m.registry.MustRegister(engineSeries{counters})
+}
 
 func (m *metrics) handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
