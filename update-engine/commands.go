@@ -35,6 +35,7 @@ type job struct {
 func commands() []row {
 	return []row{
 		{"status", "[--json]", "what runs, what is under way, what is waited for", status},
+		{"metrics", "", "the host's figures as Prometheus reads them, for a textfile collector", showMetrics},
 		{"watch", "", "a line for each change until interrupted", watch},
 		{"check", "[--take VERSION]", "look for a release now; --take takes that one whatever happened before", check},
 		{"apply", "[--file DIR] [--take VERSION] [--reboot]", "look, stage, and with --reboot ask for the reboot", apply},
@@ -111,6 +112,19 @@ func status(ctx context.Context, j job) error {
 	}
 	printStatus(j.stdout, s)
 	return nil
+}
+
+func showMetrics(ctx context.Context, j job) error {
+	f, socket := j.flags()
+	if err := j.parse(f, 0, 0); err != nil {
+		return err
+	}
+	body, err := call(ctx, *socket, "GET", "/metrics", nil)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(j.stdout, body)
+	return errors.Join(err, body.Close())
 }
 
 func printStatus(out io.Writer, s Status) {

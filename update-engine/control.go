@@ -90,6 +90,7 @@ func (c *control) handler() http.Handler {
 		c.answer(w, s, err)
 	})
 	mux.HandleFunc("GET /watch", c.watch)
+	mux.HandleFunc("GET /metrics", c.metrics)
 	return mux
 }
 

@@ -67,6 +67,12 @@ func TestCommandsReachTheDaemon(t *testing.T) {
 	if out := ok(t, "status", "--json", "--socket", socket); !strings.HasPrefix(out, `{"phase":"staged"`) {
 		t.Error(out)
 	}
+	out = ok(t, "metrics", "--socket", socket)
+	for _, want := range []string{`fleet_update_phase{phase="staged"} 1`, `fleet_update_running_good{version="1.0.0"} 1`, "fleet_update_last_successful_check_timestamp_seconds 1.", "fleet_update_failed_checks 0"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("metrics lack %s:\n%s", want, out)
+		}
+	}
 	if _, err := cmd(t, "rollback", "--socket", socket); err == nil {
 		t.Error("rolled back to a slot that holds the staged release")
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/kv"
 	"github.com/fleet-init/fleet/internal/rollout"
 	"github.com/fleet-init/fleet/update-engine/payload"
@@ -108,6 +109,7 @@ type machine struct {
 	cfg   Config
 	slots slot.Dir
 	store kv.Store
+	id    string
 	boots int
 	sick  string // version that is not healthy
 	slot  slot.Name
@@ -116,7 +118,7 @@ type machine struct {
 
 func newMachine(t *testing.T, p publisher, mirrors ...string) *machine {
 	dir := t.TempDir()
-	m := &machine{t: t, slots: slot.Dir{Root: filepath.Join(dir, "host")}, store: kv.NewMemory(time.Now), slot: slot.A, rel: "1.0.0"}
+	m := &machine{t: t, slots: slot.Dir{Root: filepath.Join(dir, "host")}, store: kv.NewMemory(time.Now), id: "m1", slot: slot.A, rel: "1.0.0"}
 	must(t, m.slots.Init(imageSize+1000))
 	if mirrors == nil {
 		mirrors = []string{"file://" + p.dir}
@@ -150,7 +152,7 @@ func (m *machine) session(until func(update.State) bool, facts ...update.Fact) (
 	boot := fmt.Sprint("boot-", m.boots)
 	h := &host{cfg: m.cfg, log: log, slots: slot.Slots{Boot: m.slots, Images: m.slots, Running: m.slot}, running: m.rel, now: time.Now,
 		client: http.DefaultClient, reboot: func(context.Context, bool) error { rebooted <- true; return nil },
-		permits: newCluster(m.store, "/fleet/", rolloutOf(m.cfg), "default", "m1", boot, log, time.Now)}
+		permits: newCluster(m.store, "/fleet/", rolloutOf(m.cfg), "default", fleet.MachineID(m.id), boot, log, time.Now)}
 	first, err := h.started(boot)
 	must(m.t, err)
 	d := newDaemon(log, filepath.Join(m.cfg.StateDir, "state.json"), h.do, h.now)
@@ -163,7 +165,7 @@ func (m *machine) session(until func(update.State) bool, facts ...update.Fact) (
 	for {
 		select {
 		case last = <-states:
-			if last.Phase == update.Idle && len(send) > 0 {
+			if (last.Phase == update.Idle || last.Phase == update.Staged) && len(send) > 0 {
 				go func(f update.Fact) { _, _ = d.ask(ctx, f) }(send[0])
 				send = send[1:]
 			} else if len(send) == 0 && until(last) {
@@ -405,4 +407,33 @@ func TestRolloutHoldsHostsBackAndStopsForAll(t *testing.T) {
 	if s := other.live(update.Fact{Kind: update.CheckNow}); other.boots != 0 || !strings.Contains(s.Why, "has stopped: 1 of 1 hosts that are through came back") {
 		t.Errorf("%d boots, %s: the next host took it", other.boots, s.Why)
 	}
+}
+
+func TestHostsRebootOneAtATimeAndAHolderThatDiesKeepsItsPermit(t *testing.T) {
+	p := newPublisher(t)
+	p.publish(t, "2.0.0", "1.0.0")
+	one, two := newMachine(t, p), newMachine(t, p)
+	two.id, two.store = "m2", one.store
+	denied := func(s update.State) bool {
+		return s.Phase == update.Staged && strings.Contains(s.Why, "no reboot permit")
+	}
+
+	if _, rebooting := one.session(func(update.State) bool { return false }, update.Fact{Kind: update.CheckNow}); !rebooting {
+		t.Fatal("the first host does not reboot")
+	}
+	// m1 is on its way and may have died there: nobody else goes, however often they ask.
+	s, rebooting := two.session(denied, update.Fact{Kind: update.CheckNow}, update.Fact{Kind: update.RebootNow})
+	if rebooting || !strings.HasSuffix(s.Why, "no reboot permit: 1 of 1 permits are taken, by m1") {
+		t.Fatalf("rebooting %v, %s", rebooting, s.Why)
+	}
+	one.restart()
+	one.live()
+	one.runs("2.0.0")
+	// The same boot of m2, its daemon started anew: what it staged is still there.
+	if _, rebooting := two.session(func(update.State) bool { return false }, update.Fact{Kind: update.RebootNow}); !rebooting {
+		t.Fatal("m1 is back and m2 does not go")
+	}
+	two.restart()
+	two.live()
+	two.runs("2.0.0")
 }

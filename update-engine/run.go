@@ -123,6 +123,13 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 		return err
 	}
 	notify := lib.NewNotifier(os.Getenv, os.Getpid())
+	tell := d.changed
+	d.changed = func(s update.State) {
+		tell(s)
+		if err := notify.Status(line(s)); err != nil {
+			log.Debug("tell systemd", "err", err)
+		}
+	}
 	g := lib.NewGroup(ctx)
 	g.Go("control", func(ctx context.Context) error { return ctl.serve(ctx, l) })
 	g.Go("daemon", func(ctx context.Context) error { return d.run(ctx, first) })
