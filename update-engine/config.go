@@ -21,6 +21,7 @@ type Config struct {
 	Product, Arch, Channel string
 	Mirrors                []string
 	Root                   string
+	Omaha, OmahaApp        string
 	RateLimit              int
 	Interval               time.Duration
 	Downgrade              bool
@@ -63,6 +64,8 @@ func (c *Config) keys() []conf.Key {
 		conf.String("arch", &c.Arch, runtime.GOARCH, "architecture whose releases are taken"),
 		conf.String("channel", &c.Channel, "stable", "channel that is followed"),
 		conf.Strings("mirrors", &c.Mirrors, nil, "http, https or file URLs of release directories, in the order of preference; none: no updates", checkMirror),
+		conf.String("omaha", &c.Omaha, "", "URL of an Omaha server such as Nebraska that decides which release this host takes and when; none: the channel does"),
+		conf.String("omaha_app", &c.OmahaApp, "", "application ID at that server"),
 		conf.String("root", &c.Root, "/usr/share/fleet/root.json", "root metadata: who may sign; without it nothing is taken"),
 		conf.Int("rate_limit", &c.RateLimit, 0, 0, 1<<40, "most bytes a second to download; 0: no limit"),
 		conf.Duration("interval", &c.Interval, 45*time.Minute, 0, "time between two checks; 0: only by hand"),

@@ -153,6 +153,9 @@ func (m *machine) session(until func(update.State) bool, facts ...update.Fact) (
 	h := &host{cfg: m.cfg, log: log, slots: slot.Slots{Boot: m.slots, Images: m.slots, Running: m.slot}, running: m.rel, now: time.Now,
 		client: http.DefaultClient, reboot: func(context.Context, bool) error { rebooted <- true; return nil },
 		permits: newCluster(m.store, "/fleet/", rolloutOf(m.cfg), "default", fleet.MachineID(m.id), boot, log, time.Now)}
+	if m.cfg.Omaha != "" {
+		h.omaha = newOmahaLink(m.cfg, h, m.id, boot)
+	}
 	first, err := h.started(boot)
 	must(m.t, err)
 	d := newDaemon(log, filepath.Join(m.cfg.StateDir, "state.json"), h.do, h.now)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/fleet-init/fleet/internal/reboot"
 	"github.com/fleet-init/fleet/internal/rollout"
+	"github.com/fleet-init/fleet/update-engine/omaha"
 	"github.com/fleet-init/fleet/update-engine/payload"
 	"github.com/fleet-init/fleet/update-engine/slot"
 	"github.com/fleet-init/fleet/update-engine/trust"
@@ -45,7 +46,8 @@ type host struct {
 	cfg     Config
 	log     *slog.Logger
 	slots   slot.Slots
-	permits permits // nil: strategy without permits
+	permits permits    // nil: strategy without permits
+	omaha   *omahaLink // nil: the channel decides
 	windows reboot.Windows
 	client  *http.Client
 	now     func() time.Time
@@ -66,13 +68,25 @@ func (h *host) do(ctx context.Context, a update.Action, tell func(update.Fact)) 
 		return h.check(ctx)
 	case update.Stage:
 		h.report(ctx, a.Target.Version, rollout.Took, "")
-		return h.stage(ctx, a.Target, tell)
+		h.omaha.tell(ctx, omaha.DownloadStarted())
+		f := h.stage(ctx, a.Target, tell)
+		if f.Kind == update.StagedOK {
+			h.omaha.tell(ctx, omaha.DownloadFinished())
+		} else if ctx.Err() == nil {
+			const transfer = 9 // update_engine's code
+			h.omaha.tell(ctx, omaha.Failed(transfer))
+		}
+		return f
 	case update.AskPermit:
 		return h.askPermit(ctx, a.Target.Version)
 	case update.Drain:
 		return h.drain(ctx)
 	case update.Finalize:
-		return outcome(h.finalize(ctx, a.Target), update.Finalized, update.FinalizeFailed)
+		err := h.finalize(ctx, a.Target)
+		if err == nil {
+			h.omaha.tell(ctx, omaha.Installed())
+		}
+		return outcome(err, update.Finalized, update.FinalizeFailed)
 	case update.RollBack:
 		_, err := h.slots.Rollback(false)
 		return outcome(err, update.Finalized, update.FinalizeFailed)
@@ -86,6 +100,7 @@ func (h *host) do(ctx context.Context, a update.Action, tell func(update.Fact)) 
 		f := h.log1("mark the slot good", h.bless(a.DropOther), update.Blessed)
 		if f.Kind == update.Blessed {
 			h.report(ctx, h.running, rollout.Proved, "")
+			h.omaha.tell(ctx, omaha.Complete(previous(h.slots)))
 		}
 		return f
 	case update.Release:
@@ -114,6 +129,7 @@ func (h *host) report(ctx context.Context, version string, say rollout.Report, w
 func (h *host) reportFailed(ctx context.Context, failed []update.Failure) {
 	for _, f := range failed {
 		h.report(ctx, f.Version, rollout.CameBack, f.Reason)
+		h.omaha.cameBack(ctx, f.Version)
 	}
 }
 
@@ -228,10 +244,19 @@ func (h *host) offers(ctx context.Context) ([]update.Offer, error) {
 	if err != nil {
 		return nil, err
 	}
+	wanted, hold := "", ""
+	if h.omaha != nil {
+		if wanted, hold, err = h.omaha.choice(ctx); err != nil {
+			return nil, fmt.Errorf("ask the Omaha server: %w", err)
+		}
+	}
 	var out []update.Offer
 	for _, r := range c.Releases {
+		if h.omaha != nil && hold == "" && r.Version != wanted {
+			continue
+		}
 		o := update.Offer{Version: r.Version, Manifest: r.Sum.String(), MinFrom: r.MinFrom, Stop: r.Stop}
-		if h.permits != nil {
+		if o.Hold = hold; hold == "" && h.permits != nil {
 			if o.Hold, err = h.permits.Hold(ctx, r.Version); err != nil {
 				// Whether it is this host's turn is not known: it waits.
 				o.Hold = err.Error()

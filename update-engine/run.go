@@ -20,6 +20,7 @@ import (
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/kv/etcd"
 	lib "github.com/fleet-init/fleet/internal/run"
+	"github.com/fleet-init/fleet/update-engine/omaha"
 	"github.com/fleet-init/fleet/update-engine/slot"
 	"github.com/fleet-init/fleet/update-engine/update"
 )
@@ -100,11 +101,14 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 	if h.windows, err = c.windows(); err != nil {
 		return err
 	}
+	id, err := word("/etc/machine-id")
+	if err != nil && (c.Strategy == permit || c.Omaha != "") {
+		return err
+	}
+	if c.Omaha != "" {
+		h.omaha = newOmahaLink(c, h, id, boot)
+	}
 	if c.Strategy == permit {
-		id, err := word("/etc/machine-id")
-		if err != nil {
-			return err
-		}
 		client, err := clientv3.New(clientv3.Config{Endpoints: c.EtcdServers, Context: ctx})
 		if err != nil {
 			return fmt.Errorf("set up the store's client: %w", err)
@@ -134,6 +138,11 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 	g.Go("control", func(ctx context.Context) error { return ctl.serve(ctx, l) })
 	g.Go("daemon", func(ctx context.Context) error { return d.run(ctx, first) })
 	return errors.Join(notify.Ready(), g.Wait())
+}
+
+func newOmahaLink(c Config, h *host, id, boot string) *omahaLink {
+	return &omahaLink{server: c.Omaha, client: h.client, log: h.log, failed: map[string]bool{}, host: omaha.Host{AppID: c.OmahaApp, Version: h.running,
+		Track: c.Channel, Board: c.Arch + "-usr", MachineID: id, BootID: boot}}
 }
 
 // rolloutOf names the rollout that this host goes by.
