@@ -223,7 +223,8 @@ func (c *cluster) carryOut(o registry.Orders, known map[unit.Name]fleet.Observat
 			continue
 		}
 		*now = now.Add(time.Second)
-		s := fleet.Observation{Unit: name, Machine: p.Machine, Hash: p.Hash, Load: "loaded", Active: "inactive", Sub: "dead", Result: "success"}
+		s := fleet.Observation{Unit: name, Machine: p.Machine, Hash: p.Hash, Load: "loaded", Active: "inactive", Sub: "dead", Result: "success",
+			Order: p.Rev}
 		if loaded {
 			s.Since = *now
 		}

@@ -40,7 +40,7 @@ func commands() []command {
 				"with --fields also global and desc.",
 			example: "fleetctl list-unit-files --fields=unit,dstate,desc"},
 		{name: "list-units", summary: "List what each machine's systemd says of its units", run: listUnits, flags: listing,
-			about:   "Columns: unit, machine, active, sub; with --fields also load and hash.",
+			about:   "Columns: unit, machine, active, sub; with --fields also load, hash and ip.",
 			example: "fleetctl list-units --fields=unit,active --no-legend"},
 		{name: "load", args: "UNIT...", summary: "Place units on machines without starting them", run: load,
 			flags: append([]string{"replace"}, blocking...), quiet: []string{"sign"},

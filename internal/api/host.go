@@ -112,8 +112,11 @@ func (c *HostClient) Journal(ctx context.Context, addr netip.AddrPort, q fleet.L
 	if end := (*streamError)(nil); errors.As(err, &end) {
 		return fmt.Errorf("its answer breaks off: %w", end.err)
 	}
-	if err == nil {
-		err = told
+	switch {
+	case err == nil && told != nil:
+		return told
+	case err == nil && q.Follow:
+		return fmt.Errorf("its answer breaks off: %w", errEnded)
 	}
 	return err
 }

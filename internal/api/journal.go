@@ -242,6 +242,8 @@ func (l *logWriter) flush() {
 	_ = l.rc.Flush()
 }
 
+var errEnded = errors.New("fleetd has ended it")
+
 // Journal asks for logs of units (q.Whole, q.After are not the user's) on all machines that have them or on those named. It calls
 // each with every entry, and problem with what is missing in the answer. It returns when there are no more, with q.Follow when ctx
 // ends. An error of each ends it and is returned.
@@ -266,6 +268,9 @@ func (c *Client) Journal(ctx context.Context, q fleet.LogQuery, machines []strin
 	}
 	defer resp.Body.Close()
 	err = readEntries(resp.Body, each, problem)
+	if err == nil && q.Follow {
+		err = &streamError{errEnded} // a fleetd that is stopped ends its answers as they should end
+	}
 	if end := (*streamError)(nil); errors.As(err, &end) {
 		return &ConnectError{Endpoint: c.shown, Err: fmt.Errorf("the answer breaks off: %w", cause(ctx, end.err))}
 	}
