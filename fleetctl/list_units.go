@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	"github.com/fleet-init/fleet/internal/api"
 )
@@ -22,5 +23,6 @@ func listUnits(ctx context.Context, a *app, _ []string) int {
 		{"sub", func(s api.UnitState) string { return s.SystemdSubState }},
 		{"machine", func(s api.UnitState) string { return legend(known, s.MachineID, a.opts.full) }},
 		{"hash", func(s api.UnitState) string { return shortHash(s.Hash, a.opts.full) }},
+		{"ip", func(s api.UnitState) string { return strings.Trim(s.IP+","+s.IP6, ",") }},
 	}, "unit,machine,active,sub", states)
 }

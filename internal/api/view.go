@@ -68,11 +68,18 @@ func current(o fleet.Observation) fleet.TargetState {
 }
 
 func wireState(o fleet.Observation) UnitState {
-	return UnitState{
+	w := UnitState{
 		Name: string(o.Unit), MachineID: string(o.Machine), Hash: string(o.Hash),
 		SystemdLoadState: o.Load, SystemdActiveState: o.Active, SystemdSubState: o.Sub,
 		Result: o.Result, Since: o.Since, Launched: o.Launched, Reason: o.Reason,
 	}
+	if o.IP.IsValid() {
+		w.IP = o.IP.String()
+	}
+	if o.IP6.IsValid() {
+		w.IP6 = o.IP6.String()
+	}
+	return w
 }
 
 func wireMachine(m fleet.Machine) Machine {

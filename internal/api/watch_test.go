@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -138,6 +139,7 @@ func TestClientLists(t *testing.T) {
 	since := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	o := running()
 	o.Since, o.Reason = since, "a reason"
+	o.IP, o.IP6 = netip.MustParseAddr("10.5.7.2"), netip.MustParseAddr("fd05::2")
 	f.report("a.service", m1, o)
 	c := f.serve()
 	units, machines, err := c.Units(t.Context())
@@ -145,7 +147,7 @@ func TestClientLists(t *testing.T) {
 		t.Errorf("units: %+v %+v %v", units, machines, err)
 	}
 	states, machines, err := c.States(t.Context())
-	if err != nil || len(states) != 1 || !states[0].Since.Equal(since) || states[0].Reason != "a reason" || machines[0].Name != "host-1f2e3d4c" {
+	if err != nil || len(states) != 1 || !states[0].Since.Equal(since) || states[0].Reason != "a reason" || states[0].IP != "10.5.7.2" || states[0].IP6 != "fd05::2" || machines[0].Name != "host-1f2e3d4c" {
 		t.Errorf("states: %+v %+v %v", states, machines, err)
 	}
 	u, err := c.Unit(t.Context(), "a.service")

@@ -36,6 +36,8 @@ type UnitState struct {
 	Since    time.Time `json:"since,omitzero"`     // when the active state last changed, by that machine's clock
 	Launched bool      `json:"launched,omitempty"` // the agent has started it since it was loaded
 	Reason   string    `json:"reason,omitempty"`   // why the agent could not do what was asked
+	IP       string    `json:"ip,omitempty"`       // its own address on the overlay while it runs; IP6 likewise
+	IP6      string    `json:"ip6,omitempty"`
 }
 
 // Machine is one registered host. The fields after PrimaryIP are additive, as in Unit.

@@ -98,6 +98,8 @@ type Observation struct {
 	Launched bool      // the agent has started it, by the user's wish, since it was loaded
 	Since    time.Time // when ActiveState last changed, by that machine's clock
 	Reason   string    // why the agent could not do what was asked; empty if it could
+	// Its own addresses on the overlay while it runs; invalid if it has none of that family.
+	IP, IP6 netip.Addr
 }
 
 // Running reports whether a copy that shall reach target has got there, as a handover needs to know: loaded, or started

@@ -23,6 +23,9 @@ type UnitPath struct {
 	Path     string // absolute
 	Install  bool   // has an [Install] section to enable at run time
 	Replaced bool   // another text was there before, so that systemd may hold on to that one
+	// DropIns are fleet's own additions to the unit, by file name: fleet-WHAT.conf → text. Others of fleet's are taken away, those of
+	// anybody else are left alone.
+	DropIns map[string]string
 }
 
 // JobEnd says how a start or stop that was asked for ended, in systemd's word: done, failed, timeout, dependency, canceled,

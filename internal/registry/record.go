@@ -80,6 +80,9 @@ type observedRecord struct {
 	Launched bool      `json:"launched,omitempty"`
 	Since    time.Time `json:"since,omitzero"`
 	Reason   string    `json:"reason,omitempty"`
+
+	IP  netip.Addr `json:"ip,omitzero"`
+	IP6 netip.Addr `json:"ip6,omitzero"`
 }
 
 type leaderRecord struct {
@@ -145,5 +148,6 @@ func observationRecord(o fleet.Observation) observedRecord {
 	}
 	return observedRecord{
 		Load: o.Load, Active: o.Active, Sub: o.Sub, Result: o.Result, Hash: o.Hash, Launched: o.Launched, Since: since, Reason: o.Reason,
+		IP: o.IP, IP6: o.IP6,
 	}
 }

@@ -207,6 +207,7 @@ func testWholeWay(t *testing.T, f *fixture) {
 	obs := fleet.Observation{
 		Unit: "web@1.service", Machine: m1, Load: "loaded", Active: "active", Sub: "running", Result: "success",
 		Hash: hash, Launched: true, Since: time.Unix(5, 7).UTC(),
+		IP: netip.MustParseAddr("10.5.7.2"), IP6: netip.MustParseAddr("fd05::2"),
 	}
 	if err := f.Report(ctx, p, []fleet.Observation{obs}, nil); err != nil {
 		t.Fatal(err)
