@@ -7,7 +7,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // TestMain lets the test binary be update-engine itself, for the guide.
@@ -43,10 +45,17 @@ func TestGuide(t *testing.T) {
 	must(t, os.MkdirAll(filepath.Join(dir, "work"), 0o755))
 	must(t, os.Mkdir(bin, 0o755))
 	must(t, os.WriteFile(filepath.Join(bin, "update-engine"), []byte("#!/bin/sh\nUPDATE_ENGINE_TEST_PROGRAM=1 exec "+self+" \"$@\"\n"), 0o755))
-	c := exec.CommandContext(t.Context(), "sh", "-c", script)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	c := exec.CommandContext(ctx, "sh", "-c", script)
 	c.Dir = filepath.Join(dir, "work")
 	c.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
+	// A script that fails leaves its daemon behind, in its own process group: end that whatever happens.
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	group := func() error { return syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }
+	c.Cancel = group
 	out, err := c.CombinedOutput()
+	_ = group() // usually nobody is left
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

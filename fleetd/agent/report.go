@@ -56,7 +56,7 @@ func (a *Agent) observations() map[unit.Name]fleet.Observation {
 		}
 		all[n] = fleet.Observation{Unit: n, Machine: a.Machine, Load: st.Load, Active: st.Active, Sub: st.Sub, Result: st.Result,
 			Hash: d.Hash, Launched: d.Started == d.Hash || d.Started == stopping && st.Active == "deactivating",
-			Since: st.Since.UTC().Truncate(time.Millisecond), Reason: a.reasons[n]}
+			Since: st.Since.UTC().Truncate(time.Millisecond), Reason: a.reasons[n], Order: a.order(n)}
 	}
 	for n, why := range a.reasons {
 		if _, ok := all[n]; !ok && a.disk[n].Hash == "" {
@@ -65,6 +65,14 @@ func (a *Agent) observations() map[unit.Name]fleet.Observation {
 		}
 	}
 	return all
+}
+
+// order is the revision of the placement that a unit is here for. An old copy keeps what was told of it: nobody waits for it.
+func (a *Agent) order(n unit.Name) int64 {
+	if p, placed := a.orders.Placements[n]; placed && !p.Handover {
+		return p.Rev
+	}
+	return a.told[n].Order
 }
 
 // starting reports whether a unit is not up yet, but on its way without trouble so far.

@@ -154,14 +154,16 @@ type seen struct {
 	hash    unit.Hash
 	loaded  bool // it has reached target state loaded
 	started bool // and launched
+	order   int64
 }
 
 func see(o fleet.Observation) seen {
-	return seen{hash: o.Hash, loaded: o.Running(o.Hash, fleet.Loaded), started: o.Running(o.Hash, fleet.Launched)}
+	return seen{hash: o.Hash, loaded: o.Running(o.Hash, fleet.Loaded), started: o.Running(o.Hash, fleet.Launched), order: o.Order}
 }
 
 func (s seen) running(i image) bool {
-	if s.hash != i.hash {
+	// Before the agent has seen this very placement, what runs there may be a copy that it was told to stop.
+	if s.hash != i.hash || i.rev == 0 || s.order < i.rev {
 		return false
 	}
 	if i.target == fleet.Launched {

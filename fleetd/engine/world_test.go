@@ -96,7 +96,7 @@ func (w *world) run(k fleet.Key) {
 	if _, here := w.Machines[k.Machine]; !ok || !here {
 		return
 	}
-	o := fleet.Observation{Unit: k.Unit, Machine: k.Machine, Load: "loaded", Active: "inactive", Result: "success", Hash: p.Hash}
+	o := fleet.Observation{Unit: k.Unit, Machine: k.Machine, Load: "loaded", Active: "inactive", Result: "success", Hash: p.Hash, Order: p.Rev}
 	if p.Target == fleet.Launched {
 		o.Active, o.Launched = "active", true
 	}

@@ -26,7 +26,8 @@ type facts struct {
 	starts   int
 	stops    int
 
-	startedAt map[string]map[unit.Name]int64
+	lasting map[unit.Hash]bool // texts whose programs do not end by themselves
+	ended   map[fleet.Key]bool // processes that a step ended since they were started
 }
 
 // version is one version of a unit's record.
@@ -45,7 +46,7 @@ func newFacts() facts {
 	return facts{
 		records: map[version]fleet.Unit{}, admitted: map[registration]bool{}, ran: map[fleet.Key]fleet.Observation{},
 		placed: map[fleet.Key]int64{}, offers: map[fleet.MachineID]fleet.Machine{}, offered: map[fleet.MachineID]time.Time{},
-		kin: map[unit.Name]bool{}, startedAt: map[string]map[unit.Name]int64{},
+		kin: map[unit.Name]bool{}, lasting: map[unit.Hash]bool{}, ended: map[fleet.Key]bool{},
 	}
 }
 
@@ -58,6 +59,9 @@ func (w *world) before(from origin, events []kv.Event, changes []fleet.Change) {
 	for _, c := range changes {
 		if c.Unit != nil {
 			w.wished(from, *c.Unit, c.Deleted)
+		}
+		if c.Machine != nil && !c.Deleted && from.op != nil {
+			w.set(from, *c.Machine)
 		}
 	}
 	for _, c := range changes {
@@ -128,6 +132,23 @@ func (w *world) wished(from origin, u fleet.Unit, deleted bool) {
 	}
 }
 
+// set likewise: a machine's settings change as the request wants it, and in nothing else.
+func (w *world) set(from origin, m fleet.Machine) {
+	was, here := w.snap.Machines[m.ID]
+	if !here {
+		return
+	}
+	wish := from.op.settings
+	for k := range m.Metadata {
+		if _, asked := wish.Metadata[k]; !asked && m.Metadata[k] != was.Metadata[k] {
+			w.broken("wish", "%s changed %s of %s, which it was not asked to", from.who, k, w.name(m.ID))
+		}
+	}
+	if wish.Cordon == nil && m.Cordon != was.Cordon || wish.Leaving == nil && m.Leaving != was.Leaving {
+		w.broken("wish", "%s changed cordon or leaving of %s, which it was not asked to", from.who, w.name(m.ID))
+	}
+}
+
 func short(h unit.Hash) string { return string(h[:min(7, len(h))]) }
 
 // withdrawing: a unit that shall run is taken from a machine only when it runs elsewhere. That holds for units that know of no
@@ -147,7 +168,9 @@ func (w *world) withdrawing(p fleet.Placement, with []fleet.Change) {
 		return
 	}
 	for _, full := range w.fulls(p.Unit, with) {
-		if ran, ok := w.facts.ran[fleet.Key{Machine: full.Machine, Unit: p.Unit}]; ok && full.Machine != p.Machine && ran.Hash == full.Hash {
+		to := fleet.Key{Machine: full.Machine, Unit: p.Unit}
+		// One placed just now has not run, even if it is still observed running there from an earlier time.
+		if ran, ok := w.facts.ran[to]; ok && w.facts.placed[to] != 0 && full.Machine != p.Machine && ran.Hash == full.Hash {
 			return
 		}
 	}
@@ -310,7 +333,10 @@ func (w *world) acknowledged(op *userOp, n unit.Name, res registry.SubmitResult)
 }
 
 // starting counts.
-func (w *world) starting(*process, unit.Name) { w.facts.starts++ }
+func (w *world) starting(p *process, n unit.Name) {
+	w.facts.starts++
+	delete(w.facts.ended, fleet.Key{Machine: p.h.id, Unit: n})
+}
 
 // stopping: a machine's agent stops what runs only when its orders say so, and what it has no orders for only when an engine has
 // planned for its registration.

@@ -11,7 +11,7 @@ import (
 const (
 	leaderTTL = machineTTL / 3
 	// collectEvery is how often a leader removes texts that nothing names: much more often than a real one, to meet others who write.
-	collectEvery = 20 * time.Second
+	collectEvery = 5 * time.Second
 )
 
 // runEngine is engine.Leader's Run, step by step: it campaigns, and leads when it has won, for ever.

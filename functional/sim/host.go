@@ -59,9 +59,6 @@ func (h *host) power(on bool) {
 	if !on {
 		h.crash()
 		h.frozen, h.busOff, h.sysDue = false, false, time.Time{}
-		for n := range h.w.facts.startedAt[h.name] {
-			delete(h.w.facts.startedAt[h.name], n)
-		}
 		return
 	}
 	h.boot++

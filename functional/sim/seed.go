@@ -23,6 +23,8 @@ type maker struct {
 	flaky     float64 // requests that fail though nothing is cut
 	holds     float64 // answers that take their time
 	names     []string
+	few       bool     // texts, so that they meet
+	slow      []string // kinds of tasks that seldom get their turn
 
 	nextUser, nextEvil, nextCompact time.Duration
 	texts                           int
@@ -74,6 +76,12 @@ func newMaker(r *rand.Rand, w *world) *maker {
 	all := []string{"p1.service", "p2.service", "p3.service", "p4.service", "p5.socket", "web@.service", "web@1.service", "web@2.service",
 		"web@3.service", "c1.service", "c2.service", "x1.service", "x2.service", "f1.service", "f2.service", "g1.service", "g2.service"}
 	r.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	m.few = r.IntN(4) == 0
+	for _, k := range []string{"agent", "collect", "depart", "engine", "fetch", "orders", "presence", "renew", "report", "user"} {
+		if r.IntN(8) == 0 {
+			m.slow = append(m.slow, k)
+		}
+	}
 	m.names = all[:3+r.IntN(len(all)-3)]
 	m.nextUser, m.nextEvil = time.Duration(r.IntN(2000))*time.Millisecond, 3*time.Second+m.about(m.evilEvery)
 	m.nextCompact = m.about(10 * time.Second)
@@ -113,12 +121,28 @@ func (m *maker) step() (s step, any bool) {
 		return step{at, "store", "deliver", []string{fmt.Sprint(pick(m, m.w.inFlight).id)}}, true
 	}
 	m.w.pass(at)
-	if ts := m.w.waiting(); len(ts) > 0 {
-		t := pick(m, ts)
-		return step{at, t.name, "go", m.how(t)}, true
+	ts := m.w.waiting()
+	if len(ts) == 0 {
+		m.w.pass(max(at, m.idle()))
+		return step{}, false
 	}
-	m.w.pass(max(at, m.idle()))
-	return step{}, false
+	if fast := slices.DeleteFunc(slices.Clone(ts), m.isSlow); len(fast) > 0 {
+		ts = fast
+	} else if !m.oneIn(20) {
+		m.w.pass(at + m.about(20*time.Millisecond))
+		return step{}, false
+	}
+	t := pick(m, ts)
+	return step{at, t.name, "go", m.how(t)}, true
+}
+
+// isSlow tells whether a task shall not get this turn.
+func (m *maker) isSlow(t *task) bool {
+	kind := t.kind
+	if t.p.ops[kind] != nil {
+		kind = "user"
+	}
+	return slices.Contains(m.slow, kind) && !m.oneIn(20)
 }
 
 // idle is how long nothing happens.
@@ -301,6 +325,9 @@ func (m *maker) setting() []string {
 // text makes a text for a unit: units of one letter have the same ways.
 func (m *maker) text(name string) string {
 	m.texts++
+	if m.few {
+		return pick(m, []string{"run,v0", "run,v1", "once,v0"})
+	}
 	words := []string{pick(m, []string{"run", "run", "run", "run", "run", "once", "slow", "fail", "missing", "broken"})}
 	if m.oneIn(3) {
 		words = append(words, fmt.Sprintf("v%d", m.IntN(3)))

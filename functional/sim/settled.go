@@ -186,9 +186,12 @@ func (w *world) wrongCopy(h *host, p fleet.Placement, hash, started unit.Hash, s
 	up := st.Active == "active" || st.Active == "activating"
 	switch p.Target {
 	case fleet.Launched:
-		// What was started and is down has ended by itself: by its text, or because a step said so.
 		if started != p.Hash && st.Load == "loaded" {
 			add("%s was not started on %s", p.Unit, h.name)
+		}
+		lasts := w.facts.lasting[hash] || p.Unit.Type() != "service"
+		if lasts && !up && !w.facts.ended[fleet.Key{Machine: h.id, Unit: p.Unit}] {
+			add("%s is %s on %s, and has not ended by itself", p.Unit, st.Active, h.name)
 		}
 	case fleet.Loaded:
 		if up || started != "" {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/unit"
 )
 
@@ -245,6 +246,8 @@ func (h *host) exit(args []string) {
 	if !h.on || len(args) == 0 {
 		return
 	}
-	h.sys.Exit(unit.Name(args[0]), len(args) > 1 && args[1] == "well")
+	n := unit.Name(args[0])
+	h.sys.Exit(n, len(args) > 1 && args[1] == "well")
+	h.w.facts.ended[fleet.Key{Machine: h.id, Unit: n}] = true
 	h.askSystemd()
 }

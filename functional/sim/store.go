@@ -170,7 +170,9 @@ func (w *world) sync(from origin) {
 // take takes in one revision.
 func (w *world) take(from origin, events []kv.Event) {
 	r := revision{rev: w.rev, changes: w.typed(events)}
-	w.note("→%d", w.rev)
+	if w.opt.Trace {
+		w.note("→%d %s", w.rev, w.told(r.changes))
+	}
 	w.before(from, events, r.changes)
 	for _, c := range r.changes {
 		w.apply(c)
@@ -182,6 +184,38 @@ func (w *world) take(from origin, events []kv.Event) {
 	if len(r.changes) > 0 {
 		w.history = append(w.history, r)
 	}
+}
+
+// told puts changes into few words: a unit, a placement as unit@host, an observation as unit@host=state.
+func (w *world) told(changes []fleet.Change) string {
+	var words []string
+	for _, c := range changes {
+		word, more := "", ""
+		switch {
+		case c.Machine != nil:
+			word = w.name(c.Machine.ID)
+			if c.Machine.Admitted == c.Machine.Rev {
+				more = " admitted"
+			}
+			if c.Machine.Leaving {
+				more += " leaving"
+			}
+		case c.Unit != nil:
+			word, more = string(c.Unit.Name), " "+short(c.Unit.Hash)+" "+string(c.Unit.Target)
+		case c.Placement != nil:
+			word, more = string(c.Placement.Unit)+"@"+w.name(c.Placement.Machine), " "+short(c.Placement.Hash)+" "+string(c.Placement.Target)
+			if c.Placement.Handover {
+				more = " old"
+			}
+		case c.Observation != nil:
+			word, more = string(c.Observation.Unit)+"@"+w.name(c.Observation.Machine), "="+c.Observation.Active
+		}
+		if c.Deleted {
+			word, more = "-"+word, ""
+		}
+		words = append(words, word+more)
+	}
+	return strings.Join(words, " ")
 }
 
 // mark notes which tasks a change wakes.

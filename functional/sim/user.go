@@ -17,6 +17,8 @@ type userOp struct {
 	who    string
 	wishes map[unit.Name]wish
 	wrote  map[unit.Name]int64 // revision at which the request changed the unit
+
+	settings fleet.Settings // of a machine
 }
 
 // wish is what a request wants of one unit.
@@ -56,6 +58,7 @@ func (h *host) submit(args []string) error {
 				return err
 			}
 			s.File = f
+			h.w.facts.lasting[f.Hash()] = strings.HasPrefix(args[2], "run") || strings.HasPrefix(args[2], "slow")
 		}
 		subs = append(subs, s)
 		wishes[s.Name] = wish{file: s.File, target: s.Target}
@@ -114,7 +117,8 @@ func (h *host) set(machine string, args []string) error {
 			s.Metadata[k] = &v
 		}
 	}
-	h.ask(func(t *task, _ *userOp) {
+	h.ask(func(t *task, op *userOp) {
+		op.settings = s
 		if err := t.registry().SetMachine(t.context(), m.id, s); err != nil {
 			t.w.note("%v", err)
 		}

@@ -100,6 +100,9 @@ type Observation struct {
 	Reason   string    // why the agent could not do what was asked; empty if it could
 	// Its own addresses on the overlay while it runs; invalid if it has none of that family.
 	IP, IP6 netip.Addr
+	// Order is the Rev of the placement that the agent acted on when it saw this; 0 if it had none but an old copy's. What is older than
+	// the unit's placement tells of an earlier stay on the machine, which may be ending.
+	Order int64
 }
 
 // Running reports whether a copy that shall reach target has got there, as a handover needs to know: loaded, or started

@@ -80,6 +80,7 @@ type observedRecord struct {
 	Launched bool      `json:"launched,omitempty"`
 	Since    time.Time `json:"since,omitzero"`
 	Reason   string    `json:"reason,omitempty"`
+	Order    int64     `json:"order,omitempty"` // mod revision of the placement acted on
 
 	IP  netip.Addr `json:"ip,omitzero"`
 	IP6 netip.Addr `json:"ip6,omitzero"`
@@ -148,6 +149,7 @@ func observationRecord(o fleet.Observation) observedRecord {
 	}
 	return observedRecord{
 		Load: o.Load, Active: o.Active, Sub: o.Sub, Result: o.Result, Hash: o.Hash, Launched: o.Launched, Since: since, Reason: o.Reason,
-		IP: o.IP, IP6: o.IP6,
+		Order: o.Order,
+		IP:    o.IP, IP6: o.IP6,
 	}
 }
