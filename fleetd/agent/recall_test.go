@@ -39,6 +39,26 @@ func TestWhatAnEarlierProcessReportsLateIsPutRight(t *testing.T) {
 	})
 }
 
+func TestUnitThatIsPlacedAnewIsReportedAnew(t *testing.T) {
+	world(t, func(r *rig) {
+		r.order(slow, "a.service launched")
+		r.pass(time.Second)
+		r.forget()
+		r.mu.Lock()
+		p := r.orders.Placements["a.service"]
+		p.Rev = 7
+		r.orders.Placements["a.service"] = p
+		r.push()
+		r.pass(time.Second)
+		r.did()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if o := r.observed["a.service"]; o.Order != 7 || r.reports != 1 {
+			t.Errorf("%d reports, the last of order %d", r.reports, o.Order)
+		}
+	})
+}
+
 // setAway makes the store answer nothing, or answer again.
 func (r *rig) setAway(away bool) {
 	r.mu.Lock()

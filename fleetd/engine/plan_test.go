@@ -127,6 +127,21 @@ place a.service 00000002 loaded: least loaded (0 units)
 		"withdraw a.service 00000002: runs on 00000001 now\n",
 	},
 	{
+		"an observation of an earlier stay ends no handover", func(w *world) {
+			w.machine(id(1), nil)
+			w.unit("a.service", nil)
+		},
+		func(w *world) {
+			o := w.Observed[fleet.Key{Machine: id(1), Unit: "a.service"}]
+			w.Observed[fleet.Key{Machine: id(2), Unit: "a.service"}] = o
+			w.machine(id(1), leave)
+			w.machine(id(2), nil)
+		},
+		`handover a.service 00000001 launched: machine 00000001 is leaving
+place a.service 00000002 launched: least loaded (0 units)
+`,
+	},
+	{
 		"a leaving machine hands its units over and keeps its global ones", func(w *world) {
 			w.machine(id(1), nil)
 			w.unit("a.service", nil)
