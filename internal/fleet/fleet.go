@@ -98,9 +98,6 @@ type Observation struct {
 	Launched bool      // the agent has started it, by the user's wish, since it was loaded
 	Since    time.Time // when ActiveState last changed, by that machine's clock
 	Reason   string    // why the agent could not do what was asked; empty if it could
-	// Order is the Rev of the placement that the agent acted on when it saw this; 0 if it had none but an old copy's. What is older than
-	// the unit's placement tells of an earlier stay on the machine, which may be ending.
-	Order int64
 	// Its own addresses on the overlay while it runs; invalid if it has none of that family.
 	IP, IP6 netip.Addr
 	// Order is the Rev of the placement that the agent acted on when it saw this; 0 if it had none but an old copy's. What is older than
