@@ -7,6 +7,7 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/fleet-init/fleet/internal/fleet"
@@ -64,6 +65,7 @@ type Disk interface {
 type OnDisk struct {
 	Hash    unit.Hash // of the file; empty if there is none
 	Install bool      // the file has an [Install] section
+	Overlay bool      // the file asks for an address of the unit's own
 	Started unit.Hash // content that was started by the user's wish; empty if none was; stopping
 }
 
@@ -78,6 +80,8 @@ type Config struct {
 	Files   Files
 	Disk    Disk
 	Log     *slog.Logger
+	// Addresses are those that a unit on the overlay has now; nil: no unit has any.
+	Addresses func(unit.Name) []netip.Addr
 
 	Window int           // jobs in flight, 16 if zero
 	Check  time.Duration // between full checks of disk and systemd, 60 s if zero; lengthened by up to a tenth
@@ -94,10 +98,11 @@ type Agent struct {
 
 	disk    map[unit.Name]OnDisk
 	states  map[unit.Name]fleet.UnitStatus
-	dirty   map[unit.Name]bool // state to be read again
-	checked time.Time          // last full check; zero: do one now
-	looked  time.Time          // last read of states
-	backlog bool               // the last plan had more jobs than the window places
+	addrs   map[unit.Name]addresses // read with the state
+	dirty   map[unit.Name]bool      // state to be read again
+	checked time.Time               // last full check; zero: do one now
+	looked  time.Time               // last read of states
+	backlog bool                    // the last plan had more jobs than the window places
 
 	jobs    map[unit.Name]job
 	texts   map[unit.Hash]*unit.File
@@ -135,6 +140,7 @@ func New(c Config) *Agent {
 		Config:  c,
 		disk:    map[unit.Name]OnDisk{},
 		states:  map[unit.Name]fleet.UnitStatus{},
+		addrs:   map[unit.Name]addresses{},
 		dirty:   map[unit.Name]bool{},
 		jobs:    map[unit.Name]job{},
 		texts:   map[unit.Hash]*unit.File{},

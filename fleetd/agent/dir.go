@@ -70,10 +70,11 @@ func (d *Dir) Read() (map[unit.Name]OnDisk, error) {
 	found := map[unit.Name]OnDisk{}
 	err := d.each(d.units, func(n unit.Name, text []byte) {
 		sum := sha1.Sum(text)
-		o := OnDisk{Hash: unit.Hash(hex.EncodeToString(sum[:]))}
+		var o OnDisk
 		if f, err := unit.Parse(text); err == nil {
-			o.Install = f.HasInstall()
+			o = onDisk(n, f)
 		}
+		o.Hash = unit.Hash(hex.EncodeToString(sum[:]))
 		found[n] = o
 	})
 	if err != nil {

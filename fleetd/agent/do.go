@@ -136,6 +136,7 @@ func (a *Agent) unload(ctx context.Context, now time.Time, tasks []Task) {
 		}
 		delete(a.disk, t.Unit)
 		delete(a.states, t.Unit)
+		delete(a.addrs, t.Unit)
 		delete(a.reasons, t.Unit)
 		delete(a.dirty, t.Unit)
 	}
@@ -192,7 +193,7 @@ func (a *Agent) presume(loads, starts []Task, failed map[unit.Name]bool) {
 // write puts a text on disk, unless it is there.
 func (a *Agent) write(t Task) (fleet.UnitPath, error) {
 	d, was := a.disk[t.Unit]
-	p := fleet.UnitPath{Name: t.Unit, Path: a.Disk.Path(t.Unit), Install: d.Install, Replaced: was}
+	p := fleet.UnitPath{Name: t.Unit, Path: a.Disk.Path(t.Unit), Install: d.Install, Replaced: was, DropIns: d.dropIns()}
 	if d.Hash == t.Hash {
 		return p, nil
 	}
@@ -200,11 +201,16 @@ func (a *Agent) write(t Task) (fleet.UnitPath, error) {
 	if f == nil {
 		return p, fmt.Errorf("text %s: %w", t.Hash, fleet.ErrNotFound)
 	}
+	if _, err := f.Network(t.Unit); err != nil {
+		return p, err // it must not run in the host's network instead
+	}
 	if err := a.Disk.Write(t.Unit, f); err != nil {
 		return p, err
 	}
-	p.Install = f.HasInstall()
-	a.disk[t.Unit] = OnDisk{Hash: t.Hash, Install: p.Install, Started: d.Started}
+	now := onDisk(t.Unit, f)
+	now.Hash, now.Started = t.Hash, d.Started
+	a.disk[t.Unit] = now
+	p.Install, p.DropIns = now.Install, now.dropIns()
 	return p, nil
 }
 

@@ -50,7 +50,9 @@ func (m *Memory) Write(n unit.Name, f *unit.File) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.units[n] = OnDisk{Hash: f.Hash(), Install: f.HasInstall(), Started: m.units[n].Started}
+	o := onDisk(n, f)
+	o.Hash, o.Started = f.Hash(), m.units[n].Started
+	m.units[n] = o
 	m.texts[n] = f.String()
 	return nil
 }

@@ -57,6 +57,7 @@ func (a *Agent) look(ctx context.Context, now time.Time) error {
 		for n, st := range states {
 			a.states[n] = st
 			a.stale = a.stale || st.Stale
+			a.lookUp(n, st)
 			delete(a.dirty, n)
 		}
 		a.looked = now
@@ -91,6 +92,7 @@ func (a *Agent) unread(now time.Time) []unit.Name {
 // prune drops what belongs to no unit any more, and jobs that systemd does not know: their end was missed somehow.
 func (a *Agent) prune(now time.Time) {
 	maps.DeleteFunc(a.states, func(n unit.Name, _ fleet.UnitStatus) bool { _, ok := a.disk[n]; return !ok })
+	maps.DeleteFunc(a.addrs, func(n unit.Name, _ addresses) bool { _, ok := a.disk[n]; return !ok })
 	maps.DeleteFunc(a.jobs, func(n unit.Name, j job) bool { return a.states[n].Job == "" && now.Sub(j.at) >= a.Check/2 })
 }
 
@@ -154,6 +156,9 @@ func (a *Agent) jobEnded(j fleet.JobEnd) {
 	case j.Kind == "start":
 		a.mark(j.Unit, "") // never ran: a dependency failed, say. It is tried again
 		a.reasons[j.Unit] = "start job: " + j.Result
+		if j.Result == "dependency" && a.disk[j.Unit].Overlay {
+			a.reasons[j.Unit] += fmt.Sprintf(" (should it be the address: journalctl -u fleet-netns@%s)", j.Unit)
+		}
 	default:
 		a.reasons[j.Unit] = "stop job: " + j.Result
 	}

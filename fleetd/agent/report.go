@@ -56,7 +56,8 @@ func (a *Agent) observations() map[unit.Name]fleet.Observation {
 		}
 		all[n] = fleet.Observation{Unit: n, Machine: a.Machine, Load: st.Load, Active: st.Active, Sub: st.Sub, Result: st.Result,
 			Hash: d.Hash, Launched: d.Started == d.Hash || d.Started == stopping && st.Active == "deactivating",
-			Since: st.Since.UTC().Truncate(time.Millisecond), Reason: a.reasons[n], Order: a.order(n)}
+			Since: st.Since.UTC().Truncate(time.Millisecond), Reason: a.reasons[n], Order: a.order(n),
+			IP: a.addrs[n].v4, IP6: a.addrs[n].v6}
 	}
 	for n, why := range a.reasons {
 		if _, ok := all[n]; !ok && a.disk[n].Hash == "" {

@@ -134,6 +134,8 @@ type rig struct {
 	end   func() // ends Run
 	done  chan error
 
+	more func(*Config) // changes the surroundings of agents that are started after it was set
+
 	calls  map[string]int // of systemd since forget, one per unit, by kind; guarded by the store's mu
 	denied string         // kind of calls that systemd refuses; likewise
 }
@@ -167,7 +169,11 @@ func world(t *testing.T, test func(*rig)) {
 
 // start runs a new agent, as a restarted fleetd does.
 func (r *rig) start() {
-	r.agent = New(Config{Machine: "m", Systemd: r.sys, Signals: r.sys, Files: r.store, Disk: r.disk, Log: slog.New(slog.DiscardHandler)})
+	c := Config{Machine: "m", Systemd: r.sys, Signals: r.sys, Files: r.store, Disk: r.disk, Log: slog.New(slog.DiscardHandler)}
+	if r.more != nil {
+		r.more(&c)
+	}
+	r.agent = New(c)
 	ctx, cancel := context.WithCancel(context.Background())
 	r.end, r.done = cancel, make(chan error)
 	go func() { r.done <- r.agent.Run(ctx, r.store) }()

@@ -38,6 +38,11 @@ func (s *Systemd) Load(ctx context.Context, files []fleet.UnitPath) (stale bool,
 		if errs[f.Name] != nil {
 			continue
 		}
+		// Before the link: once systemd finds the unit, it finds it whole.
+		if err := s.dropIns(f.Name, f.DropIns); err != nil {
+			errs[f.Name] = fmt.Errorf("write drop-ins of %s: %w", f.Name, err)
+			continue
+		}
 		if f.Install {
 			install = append(install, f)
 			continue
@@ -221,6 +226,9 @@ func (s *Systemd) Unload(ctx context.Context, names []unit.Name) map[unit.Name]e
 		// after the reset, so that a unit whose reset failed is not lost from sight
 		if err := s.unlink(n); err != nil {
 			errs[n] = fmt.Errorf("unlink %s: %w", n, err)
+		}
+		if err := s.dropIns(n, nil); err != nil && errs[n] == nil {
+			errs[n] = fmt.Errorf("remove drop-ins of %s: %w", n, err)
 		}
 	}
 	s.touch()
