@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
@@ -125,7 +124,7 @@ func (u units) add(ctx context.Context, unit string, publish []string, out io.Wr
 	if unit == "" || strings.ContainsAny(unit, "/ \n") || strings.HasPrefix(unit, ".") {
 		return &fleet.InvalidError{What: fmt.Sprintf("unit name %q", unit), Hint: "give the unit's own name"}
 	}
-	ports, err := parsePublish(publish)
+	ports, err := u.ports(unit, publish)
 	if err != nil {
 		return err
 	}
@@ -134,6 +133,9 @@ func (u units) add(ctx context.Context, unit string, publish []string, out io.Wr
 		return err
 	}
 	if err := u.del(ctx, unit); err != nil {
+		return err
+	}
+	if err := u.free(ctx, ports); err != nil {
 		return err
 	}
 	if err := makeNS(nsName(unit)); err != nil {
@@ -237,30 +239,4 @@ func makeNS(name string) error {
 		return fmt.Errorf("make network namespace %s: %w", name, err)
 	}
 	return nil
-}
-
-// portMapping is portmap's form.
-type portMapping struct {
-	HostPort      int    `json:"hostPort"`
-	ContainerPort int    `json:"containerPort"`
-	Protocol      string `json:"protocol"`
-}
-
-// parsePublish reads 8080:80, 53:53/udp.
-func parsePublish(words []string) ([]portMapping, error) {
-	var out []portMapping
-	for _, w := range words {
-		ports, proto, ok := strings.Cut(w, "/")
-		if !ok {
-			proto = "tcp"
-		}
-		host, inside, ok := strings.Cut(ports, ":")
-		h, err1 := strconv.ParseUint(host, 10, 16)
-		i, err2 := strconv.ParseUint(inside, 10, 16)
-		if !ok || err1 != nil || err2 != nil || h == 0 || i == 0 || !slices.Contains([]string{"tcp", "udp", "sctp"}, proto) {
-			return nil, &fleet.InvalidError{What: fmt.Sprintf("Publish=%s", w), Hint: "want HOSTPORT:PORT or HOSTPORT:PORT/udp"}
-		}
-		out = append(out, portMapping{int(h), int(i), proto})
-	}
-	return out, nil
 }

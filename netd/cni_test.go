@@ -40,7 +40,8 @@ func TestUnitsHaveAddresses(t *testing.T) {
 	addrs := map[*host][]string{}
 	for _, h := range []*host{a, b} {
 		t.Cleanup(func() { h.netd("netns", "del", name(h)) })
-		out, err := h.netd("netns", "add", name(h), "8080:7", "8080:7/udp")
+		h.publish(name(h), "8080:7 8080:7/udp")
+		out, err := h.netd("netns", "add", name(h))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -67,6 +68,7 @@ func TestUnitsHaveAddresses(t *testing.T) {
 		t.Error(err)
 	}
 	conn.Close()
+	b.refusesTakenPorts("other-" + name(b))
 	// netd goes and comes; the unit keeps its address and its connection.
 	conn, err := units[a].Dial(addrs[b][0])
 	if err != nil {
@@ -105,6 +107,43 @@ func TestUnitsHaveAddresses(t *testing.T) {
 	}
 }
 
+// publish writes a unit's text.
+func (h *host) publish(unit, ports string) {
+	h.c.t.Helper()
+	if err := os.MkdirAll(h.path("units"), 0o755); err != nil {
+		h.c.t.Fatal(err)
+	}
+	text := "[Service]\nExecStart=/bin/true\n[X-Fleet]\nNetwork=overlay\nPublish=" + ports + "\n"
+	if err := os.WriteFile(filepath.Join(h.path("units"), unit), []byte(text), 0o644); err != nil {
+		h.c.t.Fatal(err)
+	}
+}
+
+// refusesTakenPorts asks for ports that are another unit's, a program's, or none; nothing may be left of it.
+func (h *host) refusesTakenPorts(unit string) {
+	h.c.t.Helper()
+	var l net.Listener
+	h.Must(func() (err error) {
+		l, err = net.Listen("tcp", ":9090")
+		return err
+	})
+	defer l.Close()
+	before := h.taken()
+	for ports, want := range map[string]string{
+		"8080:9":     "port 8080/tcp of this host is published by test-",
+		"9090:9":     "port 9090/tcp of this host is taken by a program",
+		"9091:9 9:x": `"9:x" is no published port`,
+	} {
+		h.publish(unit, ports)
+		if _, err := h.netd("netns", "add", unit); err == nil || !strings.Contains(err.Error(), want) {
+			h.c.t.Errorf("Publish=%s: %v, want %s", ports, err, want)
+		}
+	}
+	if n := h.taken(); n != before {
+		h.c.t.Errorf("%d addresses taken after refusals, want %d", n, before)
+	}
+}
+
 // taken counts the addresses in the plugin's books.
 func (h *host) taken() int {
 	files, _ := filepath.Glob(h.path("cni/addresses/netd/*"))
@@ -137,14 +176,5 @@ func TestNetworkList(t *testing.T) {
 		`"isGateway":true,"mtu":1430,"type":"bridge"},{"backend":"nftables","capabilities":{"portMappings":true},"snat":true,"type":"portmap"},{"capabilities":{"bandwidth":true},"type":"bandwidth"}]}`
 	if string(b) != want {
 		t.Errorf("got  %s\nwant %s", b, want)
-	}
-}
-
-func TestParsePublish(t *testing.T) {
-	for in, want := range map[string]string{"8080:80": "[{8080 80 tcp}]", "53:53/udp": "[{53 53 udp}]", "8080": "", "x:80": "", "0:80": "", "80:70000": "", "80:80/icmp": ""} {
-		got, err := parsePublish([]string{in})
-		if text := fmt.Sprint(got); err == nil && text != want || err != nil && want != "" {
-			t.Errorf("%s: %s, %v", in, text, err)
-		}
 	}
 }

@@ -46,6 +46,7 @@ type Config struct {
 	CNIConf       string // file to write; empty for none
 	CNIBin        []string
 	CNIState      string
+	UnitDirs      []string // where systemd finds units' texts, the first first
 	Verbosity     int
 	Version       bool
 }
@@ -170,6 +171,11 @@ func bind(f *flag.FlagSet, c *Config, reach, public, public6, health *string, ma
 	c.CNIBin = []string{"/usr/lib/cni", "/opt/cni/bin"}
 	f.Func("cni-bin", "directories of CNI plugins, comma separated (default /usr/lib/cni,/opt/cni/bin)", func(s string) error {
 		c.CNIBin = strings.Split(s, ",")
+		return nil
+	})
+	c.UnitDirs = []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system"}
+	f.Func("unit-dirs", "directories of units that netns add reads Publish= from, comma separated (default systemd's)", func(s string) error {
+		c.UnitDirs = strings.Split(s, ",")
 		return nil
 	})
 	f.StringVar(&c.CNIState, "cni-state", "/run/netd/cni", "addresses given to units and containers; on a file system that a reboot empties")

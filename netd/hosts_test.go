@@ -97,7 +97,7 @@ func (h *host) path(name string) string { return filepath.Join(h.dir, name) }
 
 func (h *host) command(args ...string) *exec.Cmd {
 	all := append([]string{"--etcd-endpoints", h.c.etcd.Client.Endpoints()[0], "--subnet-file", h.path("subnet.env"), "--state-dir", h.path("state"),
-		"--run-dir", h.path("run"), "--machine-id-file", h.path("machine-id"), "--iface", "eth0", "--iptables-resync", "1", "--cni-state", h.path("cni")}, h.flags...)
+		"--run-dir", h.path("run"), "--machine-id-file", h.path("machine-id"), "--iface", "eth0", "--iptables-resync", "1", "--cni-state", h.path("cni"), "--unit-dirs", h.path("units")}, h.flags...)
 	cmd := exec.Command(os.Args[0], append(all, args...)...)
 	cmd.Env = append(os.Environ(), "NETD_TEST=netd")
 	return cmd
