@@ -81,6 +81,14 @@ cluster() {
 	exec "$tool" "$@"
 }
 
+# plugins DIR  builds the CNI plugins that go.mod names, through which netd gives units and containers their addresses.
+plugins() {
+	local list
+	mapfile -t list < <(go list tool | grep '^github.com/containernetworking/plugins/')
+	mkdir -p "$1"
+	go build -trimpath -o "$1/" "${list[@]}"
+}
+
 install_to() {
 	local dest=$1 f
 	[[ -n $dest ]] || die "install needs a folder: ./build.sh install DESTDIR ('/' for this machine)"
@@ -88,6 +96,7 @@ install_to() {
 	for f in $(commands); do
 		install -D -m 755 "bin/${f#./}" "$dest/usr/bin/${f#./}"
 	done
+	plugins "$dest/usr/lib/cni"
 	for f in units/*.service units/*.socket; do
 		install -D -m 644 "$f" "$dest/usr/lib/systemd/system/${f#units/}"
 	done
