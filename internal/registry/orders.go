@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/fleet-init/fleet/internal/fleet"
@@ -11,7 +12,8 @@ import (
 )
 
 // Orders is all an agent must know, at one revision: its machine's placements. Admitted tells that an engine has planned for
-// this registration: until then a unit without placement is left alone.
+// this registration, which lives on: otherwise a unit without placement is left alone. When a registration is lost the units are moved
+// away, and by the time the machine is back, and has not heard of its loss, it may run the only copies.
 type Orders struct {
 	Rev        int64
 	Placements map[unit.Name]fleet.Placement
@@ -27,7 +29,7 @@ func (r *Registry) Orders(ctx context.Context, p Presence) (Orders, error) {
 // orders reads a machine's placements; partial tells that some cannot be read.
 func (r *Registry) orders(ctx context.Context, p Presence) (o Orders, partial bool, err error) {
 	prefix := r.of(placements, p.Machine)
-	kvs, rev, err := r.store.Range(ctx, prefix, r.admittedKey(p.Machine))
+	kvs, rev, err := r.store.Range(ctx, prefix, r.admittedKey(p.Machine), r.machineKey(p.Machine))
 	if err != nil {
 		return Orders{}, false, storeErr("read orders", err)
 	}
@@ -41,10 +43,13 @@ func (r *Registry) orders(ctx context.Context, p Presence) (o Orders, partial bo
 			partial = true
 		}
 	}
-	for _, kv := range kvs[1] {
-		o.Admitted = !partial && r.admits(p, kv)
-	}
+	o.Admitted = !partial && r.admitted(p, kvs[1], kvs[2])
 	return o, partial, nil
+}
+
+// admitted tells, by the records of admission and registration, each there or not, whether p is registered and admitted.
+func (r *Registry) admitted(p Presence, admission, registration []kv.KV) bool {
+	return len(registration) == 1 && registration[0].Create == p.Rev && len(admission) == 1 && r.admits(p, admission[0])
 }
 
 // admits tells whether an admission is of this registration.
@@ -113,6 +118,9 @@ func (w *orderWatch) run(ctx context.Context, out chan<- Orders) bool {
 			if ok = w.placed(b); ok && w.partial && w.reload(ctx) != nil {
 				return false
 			}
+			if ok && w.cur.Admitted && withdraws(b) && w.readmit(ctx) != nil {
+				return false
+			}
 		case b := <-admission:
 			ok = b.Err == nil && b.Rev != 0
 			if ok && w.admission(b) && w.reload(ctx) != nil {
@@ -159,6 +167,22 @@ func (w *orderWatch) admission(b kv.Batch) bool {
 		}
 	}
 	return false
+}
+
+func withdraws(b kv.Batch) bool {
+	return slices.ContainsFunc(b.Events, func(e kv.Event) bool { return e.Delete })
+}
+
+// readmit asks whether the registration lives on, before what was withdrawn is cleared away by its admission. One that is there now
+// was there all the time: its create revision never comes back.
+func (w *orderWatch) readmit(ctx context.Context) error {
+	return w.r.insist(ctx, "watch orders", func() error {
+		kvs, _, err := w.r.store.Range(ctx, w.r.admittedKey(w.p.Machine), w.r.machineKey(w.p.Machine))
+		if err == nil {
+			w.cur.Admitted = w.r.admitted(w.p, kvs[0], kvs[1])
+		}
+		return err
+	})
 }
 
 // reload reads everything anew, trying until the store answers; an error is the context's.

@@ -289,6 +289,31 @@ func TestOrdersWithAnUnreadablePlacement(t *testing.T) {
 	})
 }
 
+// A machine that lost its registration, and has not heard of that, must not clear away what was moved elsewhere meanwhile.
+func TestOrdersOfALostRegistrationClearNothingAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		s := newStage(f)
+		_, _, err := f.Commit(t.Context(), s.term, []fleet.Decision{s.decide(fleet.Admit, "", m1)})
+		f.must(err)
+		from, err := f.Orders(t.Context(), s.p1)
+		f.must(err)
+		f.want("admitted", true, from.Admitted)
+		ch := f.WatchOrders(t.Context(), s.p1, from)
+		f.must(f.Leave(t.Context(), s.p1))
+		d := s.decide(fleet.Withdraw, "web@0.service", m1)
+		d.MachineRev = 0
+		_, conflicts, err := f.Commit(t.Context(), s.term, []fleet.Decision{d})
+		f.must(err)
+		f.want("refused", 0, len(conflicts))
+		o := <-ch
+		f.want("by the watch", []any{false, 0}, []any{o.Admitted, len(o.Placements)})
+		o, err = f.Orders(t.Context(), s.p1)
+		f.must(err)
+		f.want("read", []any{false, 0}, []any{o.Admitted, len(o.Placements)})
+	})
+}
+
 // A slow agent gets the newest orders, not all that were.
 func TestWatchOrdersLatestWins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
