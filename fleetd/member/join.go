@@ -237,7 +237,7 @@ func (m *Member) standBy(ctx context.Context, st *state, s seat, d *door) error 
 		return err
 	}
 	defer p.close()
-	m.client.SetEndpoints(urls(s.hosts)...)
+	m.lead(urls(s.hosts)...)
 	d.serve(p.server)
 	if !m.untilReady(ctx, "waiting for the voters "+strings.Join(s.hosts, ", ")) {
 		return nil
@@ -270,7 +270,7 @@ func (m *Member) follow(st *state, p *proxy, list []*pb.Member, cluster uint64) 
 		return
 	}
 	if p != nil && !slices.Equal(m.client.Endpoints(), urls(hosts)) {
-		m.client.SetEndpoints(urls(hosts)...)
+		m.lead(urls(hosts)...)
 		p.client.SetEndpoints(urls(hosts)...)
 	}
 	if slices.Equal(hosts, st.Hosts) && st.Cluster == hex(cluster) {

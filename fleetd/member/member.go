@@ -75,6 +75,7 @@ type Member struct {
 	log    *slog.Logger
 	zap    *zap.Logger
 	client *clientv3.Client
+	conns  conns         // of client
 	ready  chan struct{} // closed once the store has answered
 
 	mu      sync.Mutex // guards status, changed
@@ -102,7 +103,7 @@ func New(cfg Config, log *slog.Logger) (*Member, error) {
 		eps = []string{m.socketURL()}
 	}
 	var err error
-	m.client, err = m.dial(eps)
+	m.client, err = m.dial(eps, grpc.WithContextDialer(m.conns.dial))
 	return m, err
 }
 
@@ -227,13 +228,14 @@ func (m *Member) dial(endpoints []string, opts ...grpc.DialOption) (*clientv3.Cl
 	c := clientv3.Config{
 		Endpoints: endpoints,
 		Logger:    m.zap.Named("client"),
-		// A host that died without a word is noticed after 8 s by the pings; the server refuses more frequent ones.
-		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
-		DialOptions: append(opts, grpc.WithConnectParams(grpc.ConnectParams{
+		// A host that answers for its kernel only, but does nothing more, is noticed after 13 s by the pings: gRPC sends none more often. One that
+		// is gone, dialFast notices.
+		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
+		DialOptions: append([]grpc.DialOption{grpc.WithContextDialer(dialFast)}, append(opts, grpc.WithConnectParams(grpc.ConnectParams{
 			// gRPC waits up to two minutes between attempts; a store that is back shall be found in moments.
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
 			MinConnectTimeout: 3 * time.Second,
-		})),
+		}))...),
 	}
 	if len(m.cfg.Servers) > 0 {
 		if m.cfg.CAFile != "" || m.cfg.CertFile != "" {

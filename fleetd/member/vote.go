@@ -246,12 +246,12 @@ func (v *voting) takeRole(ctx context.Context, list []*pb.Member) error {
 				return err
 			}
 			v.proxy = p
-			m.client.SetEndpoints(urls(hosts)...)
+			m.lead(urls(hosts)...)
 			v.door.serve(p.server)
 		} else {
 			v.proxy = nil
 			v.door.serve(newServer(v.e.Server))
-			m.client.SetEndpoints(m.socketURL())
+			m.lead(m.socketURL())
 		}
 		if old != nil {
 			old.close()
