@@ -17,10 +17,12 @@ import (
 type facts struct {
 	records  map[version]fleet.Unit
 	admitted map[registration]bool
+	lost     map[registration]int64          // revision at which it ended
 	ran      map[fleet.Key]fleet.Observation // the last time it was observed running
 	placed   map[fleet.Key]int64             // revision that made the placement that is there
 	offers   map[fleet.MachineID]fleet.Machine
 	offered  map[fleet.MachineID]time.Time // when that last changed
+	rev      map[fleet.MachineID]int64     // its last registration
 	kin      map[unit.Name]bool            // units whose text ever spoke of other units
 	globs    []unit.Glob                   // by which texts ever spoke of others
 	starts   int
@@ -44,8 +46,8 @@ type registration struct {
 
 func newFacts() facts {
 	return facts{
-		records: map[version]fleet.Unit{}, admitted: map[registration]bool{}, ran: map[fleet.Key]fleet.Observation{},
-		placed: map[fleet.Key]int64{}, offers: map[fleet.MachineID]fleet.Machine{}, offered: map[fleet.MachineID]time.Time{},
+		records: map[version]fleet.Unit{}, admitted: map[registration]bool{}, lost: map[registration]int64{}, ran: map[fleet.Key]fleet.Observation{},
+		placed: map[fleet.Key]int64{}, rev: map[fleet.MachineID]int64{}, offers: map[fleet.MachineID]fleet.Machine{}, offered: map[fleet.MachineID]time.Time{},
 		kin: map[unit.Name]bool{}, lasting: map[unit.Hash]bool{}, ended: map[fleet.Key]bool{},
 	}
 }
@@ -239,6 +241,9 @@ func (w *world) after(from origin, events []kv.Event, changes []fleet.Change) {
 			w.placing(from, *c.Placement, c.Deleted)
 		case c.Machine != nil && !c.Deleted:
 			w.offering(*c.Machine)
+			w.facts.rev[c.Machine.ID] = c.Machine.Rev
+		case c.Machine != nil:
+			w.facts.lost[registration{c.Machine.ID, w.facts.rev[c.Machine.ID]}] = w.rev
 		case c.Observation != nil && !c.Deleted:
 			o := *c.Observation
 			if p := w.snap.Placements[fleet.Key{Machine: o.Machine, Unit: o.Unit}]; o.Running(o.Hash, p.Target) {
@@ -370,7 +375,12 @@ func (w *world) unloading(p *process, n unit.Name) {
 }
 
 func (w *world) cleared(p *process, n unit.Name) {
-	if !w.facts.admitted[registration{p.h.id, p.ordersOf}] {
-		w.broken("cleared", "%s took %s away before an engine had planned for its registration %d", p.h.name, n, p.ordersOf)
+	r := registration{p.h.id, p.ordersOf}
+	if !w.facts.admitted[r] {
+		w.broken("cleared", "%s took %s away before an engine had planned for its registration %d", p.h.name, n, r.rev)
+	}
+	if lost := w.facts.lost[r]; lost != 0 && lost <= p.orders.Rev {
+		w.broken("cleared", "%s took %s away by what was planned at %d without it, for its registration %d was lost at %d",
+			p.h.name, n, p.orders.Rev, r.rev, lost)
 	}
 }

@@ -3,6 +3,7 @@ package sim
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/fleet-init/fleet/fleetd/agent"
@@ -17,6 +18,7 @@ type host struct {
 	w        *world
 	name     string // h1
 	id       fleet.MachineID
+	ip       netip.Addr
 	metadata map[string]string
 	skew     time.Duration // of its clock
 
@@ -37,6 +39,7 @@ type host struct {
 func newHost(w *world, n int) *host {
 	h := &host{
 		w: w, name: fmt.Sprintf("h%d", n), id: fleet.MachineID(fmt.Sprintf("%08x%024x", n, n)),
+		ip:       netip.AddrFrom4([4]byte{10, 0, 0, byte(n)}),
 		metadata: map[string]string{"zone": string(rune('a' + n%2)), "rack": string(rune('x' + n%3))},
 		// Clocks of real hosts differ. No decision may hang on comparing two of them.
 		skew: time.Duration(n*n*7%11-5) * 700 * time.Millisecond,
@@ -96,7 +99,7 @@ func (h *host) startFleetd() {
 	h.frozen = false
 	p := &process{h: h, ops: map[string]*userOp{}}
 	p.hello = registry.Hello{
-		Machine:  fleet.Machine{ID: h.id, Name: h.name, Metadata: h.metadata, Version: "1"},
+		Machine:  fleet.Machine{ID: h.id, Name: h.name, IP: h.ip, Metadata: h.metadata, Version: "1"},
 		Instance: h.name, Boot: fmt.Sprintf("%s-%d", h.name, h.boot),
 	}
 	h.p = p

@@ -221,7 +221,9 @@ func play(s script, o Options) (transcript string, bad *Bad, err error) {
 			return b.String(), w.bad, nil
 		}
 	}
-	err = take(step{at: w.since(), who: "all", verb: "settle"})
+	if n := len(s.steps); n == 0 || s.steps[n-1].verb != "settle" {
+		err = take(step{at: w.since(), who: "all", verb: "settle"})
+	}
 	return b.String(), w.bad, err
 }
 

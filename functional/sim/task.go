@@ -126,7 +126,8 @@ func (t *task) sleep(d time.Duration) { t.await(d, nil) }
 func (t *task) await(d time.Duration, cond func() bool) {
 	t.cond = cond
 	if d > 0 {
-		t.due = t.w.now.Add(d)
+		// In whole milliseconds, as transcripts are: what is written down and read again must be the same run.
+		t.due = t.w.now.Add(d + time.Millisecond - 1).Truncate(time.Millisecond)
 	}
 	t.pause()
 	t.cond, t.due = nil, time.Time{}

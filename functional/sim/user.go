@@ -8,7 +8,6 @@ import (
 	"github.com/fleet-init/fleet/fleetd/agent"
 	"github.com/fleet-init/fleet/fleetd/engine"
 	"github.com/fleet-init/fleet/internal/fleet"
-	"github.com/fleet-init/fleet/internal/registry"
 	"github.com/fleet-init/fleet/internal/unit"
 )
 
@@ -215,7 +214,7 @@ func moved(s fleet.Snapshot, self fleet.MachineID) bool {
 		return false
 	}
 	for k, p := range s.Placements {
-		if k.Machine == self && p.Handover {
+		if o := s.Observed[k]; k.Machine == self && p.Handover && o.Active != "" && o.Active != "inactive" && o.Active != "failed" {
 			return false
 		}
 	}
@@ -251,5 +250,3 @@ func (p *process) release(t *task) {
 		}
 	}
 }
-
-var _ = registry.SubmitResult{}
