@@ -25,6 +25,9 @@ func commands() []command {
 		{name: "destroy", args: "UNIT...", summary: "Stop units and forget them", run: destroy, flags: blocking,
 			about:   "Waits until no machine's systemd has the units any more. Their ExecStop runs.",
 			example: "fleetctl destroy web@{1..3}.service"},
+		{name: "fd-forward", args: "SOCKET", summary: "Join input and output to a unix socket", run: fdForward, offline: true,
+			about:   "For the far end of --tunnel, where the SSH server does not forward sockets itself.",
+			example: "fleetctl fd-forward /run/fleet.sock"},
 		{name: "help", args: "[COMMAND]", summary: "Show all commands, or how to use one", run: help, offline: true,
 			example: "fleetctl help start"},
 		{name: "journal", args: "UNIT...", summary: "Print the log of units, from the machines that have them", run: journal,
@@ -50,6 +53,12 @@ func commands() []command {
 			flags:   []string{"block-attempts"},
 			about:   submitsToo,
 			example: "fleetctl restart web@1.service"},
+		{name: "ssh", args: "[MACHINE|UNIT] [COMMAND...]", summary: "Open a shell on a machine, or run a command there", run: sshTo,
+			flags: []string{"machine", "unit", "forward-agent", "ssh-port"},
+			about: "MACHINE is the begin of an ID, an address or a host name; UNIT stands for the machine that has it. Options of\n" +
+				"the command itself come after --. Keys are those of the ssh-agent and the identity files; ~/.ssh/config is\n" +
+				"read. The exit code is the command's, 255 if its end is not known.",
+			example: "fleetctl ssh web@1.service -- df -h /var"},
 		{name: "start", args: "UNIT...", summary: "Start units somewhere in the cluster", run: start,
 			flags: append([]string{"replace"}, blocking...), quiet: []string{"sign"},
 			about: submitsToo + "\nWaits until systemd calls each unit active, or says that it failed. With --replace a changed text goes\n" +

@@ -27,7 +27,19 @@ func (a *app) dial() (*api.Client, error) {
 	if o.TLS, err = a.tls(); err != nil {
 		return nil, err
 	}
+	if a.opts.tunnel != "" {
+		a.tunnel = &tunnel{app: a}
+		o.Dial = a.tunnel.dial
+	}
 	return api.Dial(endpoint, o)
+}
+
+// hangUp ends what dial and its tunnel have opened.
+func (a *app) hangUp() {
+	a.client.Close()
+	if a.tunnel != nil {
+		a.tunnel.close()
+	}
 }
 
 // tls reads the certificate files. Without any, https uses the system's authorities; the server is always checked.

@@ -146,6 +146,7 @@ func defineSSH(fs *pflag.FlagSet, o *options) {
 
 // parse reads flags and environment into a.opts and a.given. It returns the other words.
 func (a *app) parse(args, env []string) (words []string, err error) {
+	a.env = env
 	fs := define(&a.opts)
 	args = a.longFlags(fs, args)
 	if err := fs.Parse(args); err != nil {

@@ -27,11 +27,14 @@ const (
 type app struct {
 	stdin  io.Reader
 	out    *bufio.Writer // flushed before fleetctl waits and when it ends
+	stdout io.Writer     // what out writes to, for what must not wait
 	err    io.Writer
 	tty    bool // err is a terminal: progress may be shown
 	opts   options
 	given  []string // names of the flags on the command line
 	client *api.Client
+	env    []string
+	tunnel *tunnel // nil: none
 }
 
 // run is fleetctl. env is os.Environ's form.
@@ -45,7 +48,7 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 }
 
 func newApp(stdin io.Reader, stdout, stderr io.Writer) *app {
-	a := &app{stdin: stdin, out: bufio.NewWriter(stdout), err: stderr}
+	a := &app{stdin: stdin, out: bufio.NewWriter(stdout), stdout: stdout, err: stderr}
 	if f, ok := stderr.(*os.File); ok {
 		a.tty = term.IsTerminal(int(f.Fd()))
 	}
@@ -84,7 +87,13 @@ func (a *app) run(ctx context.Context, args, env []string) int {
 		if a.client, err = a.dial(); err != nil {
 			return a.usage(err, cmd.name)
 		}
-		defer a.client.Close()
+		defer a.hangUp()
+		if a.tunnel != nil {
+			// Now, so that a question about the host's key does not run into the time limit of a request.
+			if _, err := a.tunnel.bastion(ctx); err != nil {
+				return a.sshFailed(ctx, err)
+			}
+		}
 	}
 	return cmd.run(ctx, a, words[1:])
 }

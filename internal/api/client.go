@@ -31,6 +31,8 @@ type Options struct {
 	Timeout time.Duration     // of each request but a watch; 0: none
 	Trace   func(line string) // told each request and its answer; nil: nobody
 	TLS     *tls.Config       // for https; nil: the system's certificate authorities, no certificate of our own
+	// Dial makes the connections: network is unix or tcp, as for net.Dial. nil: directly, over tcp through the environment's proxy.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Dial returns a client of the fleetd at endpoint: unix:///path or file:///path (a socket), http://host:port or
@@ -49,6 +51,9 @@ func Dial(endpoint string, o Options) (*Client, error) {
 		}
 		c.base = "http://fleet"
 		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			if o.Dial != nil {
+				return o.Dial(ctx, "unix", u.Path)
+			}
 			return new(net.Dialer).DialContext(ctx, "unix", u.Path)
 		}
 	case "http", "https":
@@ -56,8 +61,10 @@ func Dial(endpoint string, o Options) (*Client, error) {
 			return nil, &fleet.InvalidError{What: fmt.Sprintf("endpoint %q", endpoint), Hint: "write host and port: " + u.Scheme + "://host:port"}
 		}
 		c.base = u.Scheme + "://" + u.Host + strings.TrimSuffix(u.Path, "/")
-		t.Proxy = http.ProxyFromEnvironment
-		t.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
+		if t.DialContext = o.Dial; o.Dial == nil {
+			t.Proxy = http.ProxyFromEnvironment
+			t.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
+		}
 	default:
 		return nil, &fleet.InvalidError{What: fmt.Sprintf("endpoint %q", endpoint), Hint: "begin it with unix://, http:// or https://"}
 	}
