@@ -142,6 +142,7 @@ func (f *fixture) do(method, path, body string, headers ...string) *httptest.Res
 	}
 	w := httptest.NewRecorder()
 	f.handler.ServeHTTP(w, req)
+	theOpenAPI(f.T).answer(f.T, method, req.URL.Path, w)
 	return w
 }
 
