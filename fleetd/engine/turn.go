@@ -164,12 +164,24 @@ func (s *State) settle(u *record, full *place) {
 
 // endHandovers withdraws the old copies once the unit runs where it shall.
 func (s *State) endHandovers(u *record, full *place) {
-	if len(u.places) == 1 || u.target == fleet.Launched && !full.seen.running(full.image) {
+	if len(u.places) == 1 || u.target == fleet.Launched && !s.runs(full) {
 		return
 	}
 	for _, h := range u.handovers() {
 		s.withdraw(h, "runs on "+full.m.id.Short()+" now")
 	}
+}
+
+// runs tells whether a copy was observed to be as its placement wants it. A placement that is not written yet nobody can have seen.
+func (s *State) runs(p *place) bool {
+	stored := p.image
+	if w := s.writing[pair{p.u, p.m}]; w != nil {
+		if !w.had || !p.same(w.was) {
+			return false
+		}
+		stored.rev = w.was.rev
+	}
+	return p.seen.running(stored)
 }
 
 // move finds a machine for a unit that has none, or may not stay where it is.
