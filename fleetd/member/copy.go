@@ -59,7 +59,7 @@ func (v *voting) remember() {
 		return
 	}
 	if err := next.save(v.m.cfg.Dir); err != nil {
-		v.m.log.Warn("cannot remember this member's address", "err", err) // the next round tries again
+		v.m.forgetful("this member's address", err)
 		return
 	}
 	*v.st = next

@@ -279,10 +279,19 @@ func (m *Member) follow(st *state, p *proxy, list []*pb.Member, cluster uint64) 
 	next := *st
 	next.Hosts, next.Cluster = hosts, hex(cluster)
 	if err := next.save(m.cfg.Dir); err != nil {
-		m.log.Warn("cannot remember the voters", "err", err) // the next round tries again
+		m.forgetful("the voters", err)
 		return
 	}
+	m.forgot = ""
 	*st = next
+}
+
+// forgetful says that something cannot be remembered, once: the next round tries again, twice a second.
+func (m *Member) forgetful(what string, err error) {
+	if m.forgot != err.Error() {
+		m.forgot = err.Error()
+		m.log.Warn("cannot remember "+what, "err", err)
+	}
 }
 
 func infos(list []*pb.Member) []Info {

@@ -76,6 +76,7 @@ type Member struct {
 	zap    *zap.Logger
 	client *clientv3.Client
 	conns  conns         // of client
+	forgot string        // the last error of writing member.json that was logged; of Run's goroutine
 	ready  chan struct{} // closed once the store has answered
 
 	mu      sync.Mutex // guards status, changed
