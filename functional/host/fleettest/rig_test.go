@@ -30,12 +30,10 @@ type rig struct {
 	ctx context.Context
 }
 
-// boot starts n hosts as one cluster and returns when all are in the list of machines.
+// boot starts n hosts as one cluster and returns when all are in the list of machines and the cluster survives the loss of one.
 func boot(t *testing.T, n int, conf string) *rig {
 	t.Helper()
-	r := bootFiles(t, n, host.FleetFiles(n, conf))
-	r.machines(r.Hosts()...)
-	return r
+	return bootFiles(t, n, host.FleetFiles(n, conf)).formed()
 }
 
 // bootFiles starts n hosts with these files, and does not wait for fleetd.
@@ -43,6 +41,21 @@ func bootFiles(t *testing.T, n int, files func(i int) map[string]string) *rig {
 	t.Helper()
 	c := host.ForTest(t, host.Options{Hosts: n, Install: host.Installed(t), Files: files})
 	return &rig{Cluster: c, t: t, ctx: host.Context(t)}
+}
+
+// formed waits until all hosts are in the list of machines, and as many vote as the store wants to.
+func (r *rig) formed() *rig {
+	r.t.Helper()
+	r.machines(r.Hosts()...)
+	want := 1
+	if len(r.Hosts()) >= 3 {
+		want = 3
+	}
+	r.wait(fmt.Sprintf("%d voters", want), func() error {
+		n, err := r.voters()
+		return orElse(err, need(n == want, fmt.Sprintf("%d vote", n)))
+	})
+	return r
 }
 
 // sub runs a part of the story as a subtest. After one that failed the rest would only say so again.

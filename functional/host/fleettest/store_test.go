@@ -72,6 +72,24 @@ func (r *rig) snapshot() (s fleet.Snapshot, err error) {
 	return s, err
 }
 
+// voters counts the members of the store that vote.
+func (r *rig) voters() (n int, err error) {
+	err = r.anyRegistry(func(ctx context.Context, _ *registry.Registry, c *clientv3.Client) error {
+		list, err := c.MemberList(ctx)
+		if err != nil {
+			return err
+		}
+		n = 0
+		for _, m := range list.Members {
+			if !m.IsLearner {
+				n++
+			}
+		}
+		return nil
+	})
+	return n, err
+}
+
 // revision is the store's: it grows with every write, but not when a lease is renewed.
 func (r *rig) revision() (rev int64) {
 	r.t.Helper()

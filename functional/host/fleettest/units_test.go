@@ -240,8 +240,7 @@ func TestUnitsGoWhereTheirSectionSays(t *testing.T) {
 	files := func(i int) map[string]string {
 		return host.FleetFiles(3, fmt.Sprintf("%smetadata = rack=r%d,disk=%s\n", usual, i, []string{"ssd", "hdd", "ssd"}[i-1]))(i)
 	}
-	r := bootFiles(t, 3, files)
-	r.machines(r.Hosts()...)
+	r := bootFiles(t, 3, files).formed()
 	h := r.Host(1)
 	r.write(h, map[string]string{
 		"rack.service":   service("[X-Fleet]\nMachineMetadata=rack=r2\n"),
