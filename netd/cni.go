@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -100,6 +102,21 @@ const nsDir = "/run/netns"
 
 func nsName(unit string) string { return "fleet-" + unit }
 
+// unitOf is the unit whose namespace this is.
+func unitOf(ns string) (unit string, ours bool) {
+	return strings.CutPrefix(ns, filepath.Join(nsDir, nsName("")))
+}
+
+// containerID names a unit in CNI's words, which have no @, : or \, and go into names of files, which have an end.
+func containerID(unit string) string {
+	id := strings.NewReplacer("_", "__", "@", "_a", ":", "_c", `\`, "_b").Replace(unit)
+	if len(id) > 200 {
+		sum := sha256.Sum256([]byte(unit))
+		id = "_h" + hex.EncodeToString(sum[:])
+	}
+	return "fleet-" + id
+}
+
 // addressFile holds a unit's addresses, one a line, for the agent's report.
 func (u units) addressFile(unit string) string { return filepath.Join(u.c.RunDir, "units", unit) }
 
@@ -112,7 +129,7 @@ func (u units) list() (*libcni.NetworkConfigList, error) {
 }
 
 func runtimeConf(unit string, ports []portMapping) *libcni.RuntimeConf {
-	rt := &libcni.RuntimeConf{ContainerID: nsName(unit), NetNS: filepath.Join(nsDir, nsName(unit)), IfName: "eth0"}
+	rt := &libcni.RuntimeConf{ContainerID: containerID(unit), NetNS: filepath.Join(nsDir, nsName(unit)), IfName: "eth0"}
 	if len(ports) > 0 {
 		rt.CapabilityArgs = map[string]any{"portMappings": ports}
 	}
@@ -211,11 +228,11 @@ func (u units) gc(ctx context.Context, living []string) error {
 	}
 	var errs []error
 	for _, a := range all {
-		unit, ours := strings.CutPrefix(a.ContainerID, nsName(""))
+		unit, ours := unitOf(a.NetNS)
 		if !ours || a.Network != cniNetwork || slices.Contains(living, unit) {
 			continue
 		}
-		if _, err := os.Stat(filepath.Join(nsDir, a.ContainerID)); err == nil && len(living) == 0 {
+		if len(living) == 0 && exists(a.NetNS) {
 			continue
 		}
 		errs = append(errs, u.del(ctx, unit))

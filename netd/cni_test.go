@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/containernetworking/cni/pkg/utils"
+
 	"github.com/fleet-init/fleet/internal/network"
 	"github.com/fleet-init/fleet/netd/nettest"
 	"github.com/fleet-init/fleet/netd/subnet"
@@ -35,7 +37,7 @@ func TestUnitsHaveAddresses(t *testing.T) {
 	bin := plugins(t)
 	c := newCluster(t, `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"vxlan"}}`)
 	a, b := c.host(1, "--ip-masq", "--cni-bin", bin), c.host(2, "--ip-masq", "--cni-bin", bin)
-	name := func(h *host) string { return fmt.Sprintf("test-%d-%d.service", os.Getpid(), h.n) }
+	name := func(h *host) string { return fmt.Sprintf("test@%d-%d:_.service", os.Getpid(), h.n) }
 	units := map[*host]*nettest.Host{}
 	addrs := map[*host][]string{}
 	for _, h := range []*host{a, b} {
@@ -130,7 +132,7 @@ func (h *host) refusesTakenPorts(unit string) {
 	defer l.Close()
 	before := h.taken()
 	for ports, want := range map[string]string{
-		"8080:9":     "port 8080/tcp of this host is published by test-",
+		"8080:9":     "port 8080/tcp of this host is published by test@",
 		"9090:9":     "port 9090/tcp of this host is taken by a program",
 		"9091:9 9:x": `"9:x" is no published port`,
 	} {
@@ -162,6 +164,24 @@ func removeNS(unit string) error {
 		return err
 	}
 	return os.Remove(path)
+}
+
+func TestContainerIDs(t *testing.T) {
+	long := strings.Repeat("@", 220) + ".service"
+	seen := map[string]string{}
+	for _, unit := range []string{"a.service", "a@1.service", "a_a1.service", "a_1.service", "a:1.service", `a\x2d1.service`, "a_bx2d1.service", long, long[1:]} {
+		id := containerID(unit)
+		if err := utils.ValidateContainerID(id); err != nil {
+			t.Error(err)
+		}
+		if len(id) > 220 {
+			t.Errorf("%s: too long for a file's name", id)
+		}
+		if other, twice := seen[id]; twice {
+			t.Errorf("%s and %s are both %s", unit, other, id)
+		}
+		seen[id] = unit
+	}
 }
 
 func TestNetworkList(t *testing.T) {

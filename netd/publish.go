@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"github.com/fleet-init/fleet/internal/unit"
 )
@@ -83,13 +82,14 @@ func (u units) free(ctx context.Context, ports []portMapping) error {
 	}
 	owner := map[string]string{} // published port → unit
 	for _, a := range all {
-		if a.Network != cniNetwork {
+		by, ours := unitOf(a.NetNS)
+		if a.Network != cniNetwork || !ours {
 			continue
 		}
 		given, _ := a.CapabilityArgs["portMappings"].([]any)
 		for _, g := range given {
 			if m, ok := g.(map[string]any); ok {
-				owner[fmt.Sprint(m["hostPort"], "/", m["protocol"])] = strings.TrimPrefix(a.ContainerID, nsName(""))
+				owner[fmt.Sprint(m["hostPort"], "/", m["protocol"])] = by
 			}
 		}
 	}
