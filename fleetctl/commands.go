@@ -12,25 +12,33 @@ type command struct {
 	flags   []string // own flags
 	quiet   []string // flags that are taken and mean nothing here: fleet took them
 	offline bool     // needs no fleetd
-	run     func(ctx context.Context, a *app, args []string) int
+	hidden  bool     // for our own scripts: in no list
+	// completes are the kinds of words its arguments may be: units, machines, files, commands, shells.
+	completes []string
+	run       func(ctx context.Context, a *app, args []string) int
 }
 
 func commands() []command {
 	blocking := []string{"no-block", "block-attempts"}
 	listing := []string{"full", "no-legend", "fields", "json"}
 	return []command{
-		{name: "cat", args: "UNIT", summary: "Print a unit file as the cluster has it", run: cat,
+		{name: "cat", args: "UNIT", summary: "Print a unit file as the cluster has it", run: cat, completes: []string{"units"},
 			about:   "The text is printed as it is stored: without comments, sections put together.",
 			example: "fleetctl cat web@1.service"},
-		{name: "destroy", args: "UNIT...", summary: "Stop units and forget them", run: destroy, flags: blocking,
+		{name: "completion", args: "SHELL", summary: "Print the script that completes fleetctl in bash, fish or zsh", run: completion, completes: []string{"shells"}, offline: true,
+			about:   "Names of units and machines come from the cluster while you type.",
+			example: "source <(fleetctl completion bash)"},
+		{name: "__complete", args: "WORD...", summary: "Print what the last word can become", run: complete, completes: []string{"commands"}, offline: true, hidden: true,
+			example: "fleetctl __complete -- start we"},
+		{name: "destroy", args: "UNIT...", summary: "Stop units and forget them", run: destroy, completes: []string{"units"}, flags: blocking,
 			about:   "Waits until no machine's systemd has the units any more. Their ExecStop runs.",
 			example: "fleetctl destroy web@{1..3}.service"},
 		{name: "fd-forward", args: "SOCKET", summary: "Join input and output to a unix socket", run: fdForward, offline: true,
 			about:   "For the far end of --tunnel, where the SSH server does not forward sockets itself.",
 			example: "fleetctl fd-forward /run/fleet.sock"},
-		{name: "help", args: "[COMMAND]", summary: "Show all commands, or how to use one", run: help, offline: true,
+		{name: "help", args: "[COMMAND]", summary: "Show all commands, or how to use one", run: help, completes: []string{"commands"}, offline: true,
 			example: "fleetctl help start"},
-		{name: "journal", args: "UNIT...", summary: "Print the log of units, from the machines that have them", run: journal,
+		{name: "journal", args: "UNIT...", summary: "Print the log of units, from the machines that have them", run: journal, completes: []string{"units"},
 			flags: []string{"lines", "follow", "output", "since", "priority", "machine"}, quiet: []string{"sudo", "ssh-port"},
 			about: "Several units, and units on several machines, are merged by time. With --follow a unit is followed to wherever\n" +
 				"it moves. What a machine still has of a unit that has left it: --machine.",
@@ -45,37 +53,37 @@ func commands() []command {
 		{name: "list-units", summary: "List what each machine's systemd says of its units", run: listUnits, flags: listing,
 			about:   "Columns: unit, machine, active, sub; with --fields also load, hash and ip.",
 			example: "fleetctl list-units --fields=unit,active --no-legend"},
-		{name: "load", args: "UNIT...", summary: "Place units on machines without starting them", run: load,
+		{name: "load", args: "UNIT...", summary: "Place units on machines without starting them", run: load, completes: []string{"units", "files"},
 			flags: append([]string{"replace"}, blocking...), quiet: []string{"sign"},
 			about:   submitsToo,
 			example: "fleetctl load backup.service backup.timer"},
-		{name: "restart", args: "UNIT...", summary: "Stop units and start them again on the machines they are on", run: restart,
+		{name: "restart", args: "UNIT...", summary: "Stop units and start them again on the machines they are on", run: restart, completes: []string{"units", "files"},
 			flags:   []string{"block-attempts"},
 			about:   submitsToo,
 			example: "fleetctl restart web@1.service"},
-		{name: "ssh", args: "[MACHINE|UNIT] [COMMAND...]", summary: "Open a shell on a machine, or run a command there", run: sshTo,
+		{name: "ssh", args: "[MACHINE|UNIT] [COMMAND...]", summary: "Open a shell on a machine, or run a command there", run: sshTo, completes: []string{"machines", "units"},
 			flags: []string{"machine", "unit", "forward-agent", "ssh-port"},
 			about: "MACHINE is the begin of an ID, an address or a host name; UNIT stands for the machine that has it. Options of\n" +
 				"the command itself come after --. Keys are those of the ssh-agent and the identity files; ~/.ssh/config is\n" +
 				"read. The exit code is the command's, 255 if its end is not known.",
 			example: "fleetctl ssh web@1.service -- df -h /var"},
-		{name: "start", args: "UNIT...", summary: "Start units somewhere in the cluster", run: start,
+		{name: "start", args: "UNIT...", summary: "Start units somewhere in the cluster", run: start, completes: []string{"units", "files"},
 			flags: append([]string{"replace"}, blocking...), quiet: []string{"sign"},
 			about: submitsToo + "\nWaits until systemd calls each unit active, or says that it failed. With --replace a changed text goes\n" +
 				"to the machine that has the unit, which restarts it there.",
 			example: "fleetctl start web@{1..3}.service"},
-		{name: "status", args: "UNIT...", summary: "Show where units are and how they are", run: status,
+		{name: "status", args: "UNIT...", summary: "Show where units are and how they are", run: status, completes: []string{"units"},
 			flags: []string{"lines", "machine", "full"}, quiet: append([]string{"ssh-port"}, blocking...),
 			about:   "With each unit come its newest log lines. Exits with 3 when a unit is not active, as systemctl does.",
 			example: "fleetctl status web@1.service"},
-		{name: "stop", args: "UNIT...", summary: "Stop units; they stay on their machines", run: stop, flags: blocking,
+		{name: "stop", args: "UNIT...", summary: "Stop units; they stay on their machines", run: stop, completes: []string{"units"}, flags: blocking,
 			example: "fleetctl stop web@1.service"},
-		{name: "submit", args: "UNIT...", summary: "Give unit files to the cluster without placing them", run: submit,
+		{name: "submit", args: "UNIT...", summary: "Give unit files to the cluster without placing them", run: submit, completes: []string{"files", "units"},
 			flags: []string{"replace"}, quiet: append([]string{"sign"}, blocking...),
 			about: "A template (web@.service) is submitted once; starting web@1.service then needs no file. With --replace\n" +
 				"a template's instances are replaced too, one after another, stopping at the first that fails.",
 			example: "fleetctl submit web@.service"},
-		{name: "unload", args: "UNIT...", summary: "Stop units and take them off their machines", run: unload, flags: blocking,
+		{name: "unload", args: "UNIT...", summary: "Stop units and take them off their machines", run: unload, completes: []string{"units"}, flags: blocking,
 			about:   "The cluster still knows them: start brings them back.",
 			example: "fleetctl unload web@1.service"},
 		{name: "version", summary: "Print the version", run: version, offline: true, example: "fleetctl version"},

@@ -26,6 +26,9 @@ func (a *app) rootHelp() int {
 	a.printf("COMMANDS:\n")
 	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
 	for _, c := range commands() {
+		if c.hidden {
+			continue
+		}
 		_, _ = w.Write([]byte("\t" + c.name + "\t" + c.summary + "\n")) // a.out keeps its error
 	}
 	_ = w.Flush()
