@@ -3,11 +3,15 @@
 // fleetd does in a goroutine is a task here, of which exactly one runs at a time, from one call to the outside to the next. What goes on when is
 // a list of steps. A seed makes such a list, with crashes, cuts, pauses and users' wishes in it; a file holds one that is to be kept.
 //
+// What decides, writes and reads is the real thing: engine.State, agent.Agent, registry.Registry, kv.Memory. The loops around them
+// (engine.Leader's and agent.Agent's Run, presence.go and depart.go of fleetd) are goroutines; here they are written a second time, step
+// by step, in engine.go, agent.go, host.go and user.go. Who changes one of them changes the other.
+//
 // After every change of the store, and with every word to a systemd, the rules of check.go are asked. When the steps are over, all
 // faults are healed, and the cluster must come to rest as settled.go says. What breaks a rule is a Bad, with the steps that led there.
 //
-//	go test ./functional/sim -run TestSeeds                                     # 500 seeds
-//	FLEET_SIM_SEEDS=1-100000 go test ./functional/sim -run TestSeeds -timeout 0  # as many as wanted
+//	go test ./functional/sim     # 500 seeds, the kept transcripts, and that the rules would notice
+//	./build.sh sim 1-100000      # other seeds
 //	FLEET_SIM_SEEDS=4711-4711 FLEET_SIM_TRACE=1 go test ./functional/sim -run TestSeeds -v
 //
 // A bad seed is cut down to the few steps that matter, and printed; saved as testdata/NAME.txt it is a test from then on. A step is a

@@ -30,7 +30,8 @@ type maker struct {
 	texts                           int
 }
 
-// script makes and plays a seed's steps.
+// makeScript makes a seed's steps and plays them as it goes. The same seed makes the same steps as long as the code is the same; what is
+// to be kept is the steps.
 func makeScript(seed uint64, o Options) (s script, bad *Bad) {
 	r := rand.New(rand.NewPCG(seed, 0x666c656574))
 	s.about = []string{fmt.Sprintf("# seed %d", seed)}

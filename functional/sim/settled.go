@@ -11,7 +11,6 @@ import (
 	"github.com/fleet-init/fleet/fleetd/agent"
 	"github.com/fleet-init/fleet/fleetd/engine"
 	"github.com/fleet-init/fleet/internal/fleet"
-	"github.com/fleet-init/fleet/internal/kv"
 	"github.com/fleet-init/fleet/internal/registry"
 	"github.com/fleet-init/fleet/internal/unit"
 )
@@ -307,5 +306,3 @@ func (w *world) wrongTexts(snap fleet.Snapshot, add func(string, ...any)) {
 		add("%d texts are missing", len(named))
 	}
 }
-
-var _ kv.Store = view{}
