@@ -17,6 +17,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	types "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/netd/subnet"
@@ -240,7 +241,7 @@ func (u units) gc(ctx context.Context, living []string) error {
 	return errors.Join(errs...)
 }
 
-// makeNS makes a named network namespace.
+// makeNS makes a named network namespace, whose loopback is up: a unit reaches itself.
 func makeNS(name string) error {
 	done := make(chan error)
 	go func() {
@@ -248,12 +249,30 @@ func makeNS(name string) error {
 		runtime.LockOSThread()
 		h, err := netns.NewNamed(name)
 		if err == nil {
-			err = h.Close()
+			err = errors.Join(loopbackUp(), h.Close())
 		}
 		done <- err
 	}()
 	if err := <-done; err != nil {
 		return fmt.Errorf("make network namespace %s: %w", name, err)
+	}
+	return nil
+}
+
+// loopbackUp works in the namespace of the thread that calls it.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
 	}
 	return nil
 }

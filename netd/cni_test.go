@@ -54,6 +54,11 @@ func TestUnitsHaveAddresses(t *testing.T) {
 		units[h] = nettest.Open(t, name(h), filepath.Join(nsDir, nsName(name(h))))
 		units[h].Echo()
 	}
+	for _, to := range append(addrs[a], "127.0.0.1", "::1") {
+		if err := units[a].Call(to, 1000); err != nil {
+			t.Errorf("a unit does not reach itself: %v", err)
+		}
+	}
 	for _, to := range addrs[b] {
 		c.soon("unit to unit", func() error { return units[a].Call(to, 1<<20) })
 	}
