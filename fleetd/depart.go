@@ -49,6 +49,7 @@ func (h *host) depart(ctx context.Context, shutdown bool, stopAgent func()) {
 	if now == nil {
 		return
 	}
+	h.presence.End()
 	leave, cancel := context.WithTimeout(ctx, storeLimit)
 	defer cancel()
 	if err := h.registry.Leave(leave, *now); err != nil {

@@ -25,6 +25,7 @@ type presence struct {
 	why     error              // why it is not
 	changed chan struct{}      // closed when now or why changes, then made anew
 	wake    chan struct{}      // hello changed
+	end     context.CancelFunc // ends Run; nil before it runs
 }
 
 func newPresence(reg *registry.Registry, h registry.Hello, ttl time.Duration, log *slog.Logger) *presence {
@@ -69,6 +70,11 @@ func (p *presence) set(now *registry.Presence, why error) {
 // Run keeps the registration until ctx ends. It does not give it up then: a fleetd that is restarted takes it over, and Leave is
 // for one that goes for good.
 func (p *presence) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p.mu.Lock()
+	p.end = cancel
+	p.mu.Unlock()
 	for ctx.Err() == nil {
 		now, err := p.register(ctx)
 		if err != nil {
@@ -85,6 +91,15 @@ func (p *presence) Run(ctx context.Context) error {
 		p.set(nil, fmt.Errorf("its registration was lost: %w", why))
 	}
 	return nil
+}
+
+// End ends Run, so that a registration that is given up is not taken for one that was lost.
+func (p *presence) End() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.end != nil {
+		p.end()
+	}
 }
 
 // Waits between tries to register: the store may need a while to come up, and a duplicate has to go first.
@@ -121,6 +136,16 @@ func (p *presence) register(ctx context.Context) (registry.Presence, error) {
 func (p *presence) keep(ctx context.Context, now registry.Presence) error {
 	every := now.TTL / 3
 	wait := every
+	// Seen at once, a loss is made good before anything is moved away from here.
+	watching, stop := context.WithCancel(ctx)
+	lost, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		if p.reg.AwaitLoss(watching, now) == nil {
+			close(lost)
+		}
+	}()
+	defer func() { stop(); <-done }()
 	for {
 		timer := time.NewTimer(wait)
 		var err error
@@ -128,6 +153,9 @@ func (p *presence) keep(ctx context.Context, now registry.Presence) error {
 		case <-ctx.Done():
 			timer.Stop()
 			return nil
+		case <-lost:
+			timer.Stop()
+			return kv.ErrLeaseGone
 		case <-p.wake:
 			timer.Stop()
 			err = p.update(ctx, now)

@@ -109,6 +109,28 @@ func TestPresenceRegistersAnewAfterALongOutage(t *testing.T) {
 	})
 }
 
+func TestPresenceRegistersAnewAtOnceWhenItsLeaseIsEnded(t *testing.T) {
+	present(t, func(g *gate, reg *registry.Registry, p *presence) {
+		first, _, _ := p.Now()
+		if err := g.Revoke(t.Context(), first.Lease); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // no time passes
+		if now, _, err := p.Now(); now == nil || now.Rev <= first.Rev {
+			t.Errorf("registration %+v (%v), before %+v", now, err, first)
+		}
+		p.End()
+		now, _, _ := p.Now()
+		if err := reg.Leave(t.Context(), *now); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if s, err := reg.Snapshot(t.Context()); err != nil || len(s.Machines) != 0 {
+			t.Errorf("after leaving there are machines %v, %v", s.Machines, err)
+		}
+	})
+}
+
 func TestPresenceDoesNotFightACopyOfItsHost(t *testing.T) {
 	present(t, func(g *gate, reg *registry.Registry, p *presence) {
 		if _, err := reg.Register(t.Context(), someHello("the copy's boot"), time.Hour); err != nil {

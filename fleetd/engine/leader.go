@@ -63,6 +63,9 @@ const (
 	maxBackoff = 10 * time.Second
 	settling   = time.Millisecond // how long a burst of changes may pause and still be one turn
 	maxBurst   = 50 * time.Millisecond
+	// goneGrace is how long a machine's registration must be gone before its units are moved. An etcd leader that was paused may end
+	// leases that others have renewed meanwhile, when it wakes: their machines register anew as soon as they see it.
+	goneGrace  = 300 * time.Millisecond
 	replanWait = time.Second // after a lost race, if the watch stays silent
 )
 
@@ -195,6 +198,11 @@ func (l *Leader) follow(ctx context.Context, term fleet.Term, wakeCollect func()
 	}
 	state := NewState(snap)
 	changes := l.Store.Watch(ctx, snap)
+	if someGone(snap) {
+		if err := l.takeBurst(ctx, state, changes, true, wakeCollect); err != nil {
+			return err
+		}
+	}
 	snap = fleet.Snapshot{} // let go of it: the state holds what counts
 	for {
 		lost, err := l.turn(ctx, term, state)
@@ -202,6 +210,7 @@ func (l *Leader) follow(ctx context.Context, term fleet.Term, wakeCollect func()
 			return err
 		}
 		var again <-chan time.Time
+		gone := false
 		if lost {
 			// What made a guard fail is on its way through the watch: to plan before it is here would fail the same way.
 			again = time.After(replanWait)
@@ -212,20 +221,35 @@ func (l *Leader) follow(ctx context.Context, term fleet.Term, wakeCollect func()
 		case <-again:
 			continue
 		case c, ok := <-changes:
-			if err := l.take(state, c, ok, wakeCollect); err != nil {
+			if gone, err = l.take(state, c, ok, wakeCollect); err != nil {
 				return err
 			}
 		}
-		if err := l.takeBurst(ctx, state, changes, wakeCollect); err != nil {
+		if err := l.takeBurst(ctx, state, changes, gone, wakeCollect); err != nil {
 			return err
 		}
 	}
 }
 
-// takeBurst takes in all that comes close together, so that it is planned in one turn.
-func (l *Leader) takeBurst(ctx context.Context, state *State, changes <-chan fleet.Changes, wakeCollect func()) error {
-	limit := time.After(maxBurst)
-	quiet := time.NewTimer(settling)
+// someGone tells whether anything is placed on a machine that is not registered.
+func someGone(s fleet.Snapshot) bool {
+	for k := range s.Placements {
+		if _, here := s.Machines[k.Machine]; !here {
+			return true
+		}
+	}
+	return false
+}
+
+// takeBurst takes in all that comes close together, so that it is planned in one turn. gone: a machine was among it, which may be
+// back in a moment.
+func (l *Leader) takeBurst(ctx context.Context, state *State, changes <-chan fleet.Changes, gone bool, wakeCollect func()) error {
+	wait, most := settling, maxBurst
+	if gone {
+		wait, most = goneGrace, goneGrace+maxBurst
+	}
+	limit := time.After(most)
+	quiet := time.NewTimer(wait)
 	defer quiet.Stop()
 	for {
 		select {
@@ -236,28 +260,36 @@ func (l *Leader) takeBurst(ctx context.Context, state *State, changes <-chan fle
 		case <-quiet.C:
 			return nil
 		case c, ok := <-changes:
-			if err := l.take(state, c, ok, wakeCollect); err != nil {
+			more, err := l.take(state, c, ok, wakeCollect)
+			if err != nil {
 				return err
 			}
-			quiet.Reset(settling)
+			if more && !gone {
+				return l.takeBurst(ctx, state, changes, true, wakeCollect)
+			}
+			if !gone {
+				quiet.Reset(wait)
+			}
 		}
 	}
 }
 
-func (l *Leader) take(state *State, c fleet.Changes, ok bool, wakeCollect func()) error {
+// take takes changes in; gone tells that a machine is among them that was here.
+func (l *Leader) take(state *State, c fleet.Changes, ok bool, wakeCollect func()) (gone bool, err error) {
 	if !ok {
-		return errResync
+		return false, errResync
 	}
 	if c.Err != nil {
-		return fmt.Errorf("%w: %w", errResync, c.Err)
+		return false, fmt.Errorf("%w: %w", errResync, c.Err)
 	}
 	for _, change := range c.Changes {
 		if change.Deleted && change.Unit != nil {
 			wakeCollect()
 		}
+		gone = gone || change.Deleted && change.Machine != nil
 	}
 	state.Apply(c.Changes)
-	return nil
+	return gone, nil
 }
 
 // turn plans and writes; lost tells that some decisions came too late.

@@ -106,6 +106,35 @@ func TestUnitIsPlacedAsSoonAsTheWatchTells(t *testing.T) {
 	})
 }
 
+func TestMachineThatIsBackInAMomentKeepsItsUnits(t *testing.T) {
+	inCrew(t, 2, func(t *testing.T, c *crew) {
+		c.do(func(w *world) { w.unit("a.service", nil) })
+		later(time.Minute)
+		home := c.home("a.service")
+		c.do(func(w *world) { w.lose(home) })
+		later(goneGrace / 2)
+		c.do(func(w *world) { w.machine(home, nil) })
+		later(time.Minute)
+		if now := c.home("a.service"); now != home {
+			t.Errorf("the unit went from %s to %s", home, now)
+		}
+		// The next leader begins with a machine that is just gone.
+		c.do(func(w *world) { w.lose(home) })
+		c.end(c.leader())
+		later(goneGrace / 2)
+		c.do(func(w *world) { w.machine(home, nil) })
+		later(time.Minute)
+		if now := c.home("a.service"); now != home {
+			t.Errorf("the unit went from %s to %s under a new leader", home, now)
+		}
+		c.do(func(w *world) { w.lose(home) })
+		later(goneGrace * 2)
+		if now := c.home("a.service"); now == home || now == "" {
+			t.Errorf("the unit of the lost machine is on %q", now)
+		}
+	})
+}
+
 func TestBurstIsOneTurn(t *testing.T) {
 	inCrew(t, 1, func(t *testing.T, c *crew) {
 		later(time.Minute)

@@ -197,6 +197,45 @@ func (r *Registry) KeepAlive(ctx context.Context, p Presence) error {
 	return nil
 }
 
+// AwaitLoss returns nil when the registration is gone, and otherwise when ctx ends. Renewing would tell too, but later.
+func (r *Registry) AwaitLoss(ctx context.Context, p Presence) error {
+	key := r.machineKey(p.Machine)
+	for {
+		var there bool
+		var rev int64
+		err := r.insist(ctx, "watch registration", func() error {
+			kvs, at, err := r.store.Range(ctx, key)
+			if err == nil {
+				rev, there = at, len(kvs[0]) == 1 && kvs[0][0].Create == p.Rev && kvs[0][0].Lease == p.Lease
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if !there {
+			return nil
+		}
+		if r.watchLoss(ctx, key, rev+1, p) {
+			return nil
+		}
+		// Compacted, or ctx has ended: begin again from the newest revision.
+	}
+}
+
+func (r *Registry) watchLoss(ctx context.Context, key string, from int64, p Presence) bool {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for b := range r.store.Watch(ctx, from, key) {
+		for _, e := range b.Events {
+			if e.Delete || e.Lease != p.Lease {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Leave ends the presence at once: machine record and observations go.
 func (r *Registry) Leave(ctx context.Context, p Presence) error {
 	if err := r.store.Revoke(ctx, p.Lease); err != nil {

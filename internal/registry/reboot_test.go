@@ -89,3 +89,25 @@ func TestLeavingEndsWithTheRegistration(t *testing.T) {
 		}
 	})
 }
+
+// A registration that somebody ends, or that another boot of this host takes the place of, is seen at once.
+func TestLossIsSeen(t *testing.T) {
+	eachStore(t, func(t *testing.T, f *fixture) {
+		for _, end := range []func(p Presence){
+			func(p Presence) { f.must(f.Leave(t.Context(), p)) },
+			func(Presence) {
+				again := hello(m1)
+				again.Boot = "second boot"
+				_, err := f.Register(t.Context(), again, 10*time.Second)
+				f.must(err)
+			},
+		} {
+			p := f.register(m1)
+			lost := make(chan error, 1)
+			go func() { lost <- f.AwaitLoss(t.Context(), p) }()
+			end(p)
+			f.must(<-lost)
+			f.must(f.AwaitLoss(t.Context(), p)) // also by who comes later
+		}
+	})
+}
