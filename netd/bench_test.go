@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -136,12 +137,33 @@ func (c *cluster) byHand(backend string, n, m int) pair {
 	return pair{"by hand", pods[0], fmt.Sprintf("10.6.%d.2", m)}
 }
 
+// masquerade is the least that an administrator writes for workloads that reach the world outside.
+func (p pair) masquerade(t testing.TB, hosts []*host) {
+	t.Helper()
+	for _, h := range hosts {
+		h.Must(func() error {
+			cmd := exec.Command("nft", "-f", "-")
+			cmd.Stdin = strings.NewReader("table ip hand { chain post { type nat hook postrouting priority srcnat; ip saddr 10.6.0.0/16 ip daddr != 10.6.0.0/16 masquerade; }; }")
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				err = fmt.Errorf("nft: %w: %s", err, out)
+			}
+			return err
+		})
+	}
+}
+
 // BenchmarkPath compares the path that netd makes with the same made by hand, in turns, so that both see the same machine.
 func BenchmarkPath(b *testing.B) {
-	for _, backend := range []string{"vxlan", "host-gw", "wireguard"} {
-		b.Run(backend, func(b *testing.B) {
+	for _, name := range []string{"vxlan", "host-gw", "wireguard", "vxlan masquerading", "host-gw masquerading"} {
+		b.Run(name, func(b *testing.B) {
+			backend, masq := strings.CutSuffix(name, " masquerading")
+			var flags []string
+			if masq {
+				flags = []string{"--ip-masq"}
+			}
 			c := newCluster(b, `{"Network":"10.5.0.0/16","Backend":{"Type":"`+backend+`"}}`)
-			hosts := []*host{c.host(1), c.host(2)} // no masquerading: the path by hand has none either
+			hosts := []*host{c.host(1, flags...), c.host(2, flags...)}
 			for _, h := range hosts {
 				h.addPod()
 				sink(b, h.pod)
@@ -150,6 +172,9 @@ func BenchmarkPath(b *testing.B) {
 			pairs := []pair{{"netd", hosts[0].pod, hosts[1].addr()}, c.byHand("host-gw", 3, 4)}
 			if backend == "vxlan" {
 				pairs[1] = c.byHand("vxlan", 5, 6)
+			}
+			if masq { // as the path by hand then does
+				pairs[1].masquerade(b, c.hosts[len(c.hosts)-2:])
 			}
 			for b.Loop() {
 				// Rounds compare what ran next to each other; the median of their ratios is nearly free of what else the machine did.
