@@ -40,14 +40,15 @@ type cluster struct {
 // host is a network namespace with a netd in it and a pod behind it.
 type host struct {
 	*nettest.Host
-	c     *cluster
-	n     int
-	dir   string
-	flags []string
-	cmd   *exec.Cmd
-	ended chan error
-	pod   *nettest.Host
-	mtu   int // of the pod: what netd said when it was made
+	c      *cluster
+	n      int
+	dir    string
+	flags  []string
+	choose bool // the flags say which interface, or leave it to netd; else it is eth0
+	cmd    *exec.Cmd
+	ended  chan error
+	pod    *nettest.Host
+	mtu    int // of the pod: what netd said when it was made
 }
 
 func newCluster(t testing.TB, config string) *cluster {
@@ -97,7 +98,10 @@ func (h *host) path(name string) string { return filepath.Join(h.dir, name) }
 
 func (h *host) command(args ...string) *exec.Cmd {
 	all := append([]string{"--etcd-endpoints", h.c.etcd.Client.Endpoints()[0], "--subnet-file", h.path("subnet.env"), "--state-dir", h.path("state"),
-		"--run-dir", h.path("run"), "--machine-id-file", h.path("machine-id"), "--iface", "eth0", "--iptables-resync", "1", "--cni-state", h.path("cni"), "--unit-dirs", h.path("units")}, h.flags...)
+		"--run-dir", h.path("run"), "--machine-id-file", h.path("machine-id"), "--iptables-resync", "1", "--cni-state", h.path("cni"), "--unit-dirs", h.path("units")}, h.flags...)
+	if !h.choose {
+		all = append(all, "--iface", "eth0")
+	}
 	cmd := exec.Command(os.Args[0], append(all, args...)...)
 	cmd.Env = append(os.Environ(), "NETD_TEST=netd")
 	return cmd
