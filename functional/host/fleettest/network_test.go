@@ -224,6 +224,7 @@ func TestUnitsOnTheOverlay(t *testing.T) {
 	at, ip := r.once(units...), r.addresses(units...)
 	r.sub("reach each other", func(r *rig) { r.talk(at, ip) })
 	r.sub("are reached by published ports", func(r *rig) { r.published(at[units[0]], at[units[1]], ip[units[1]]) })
+	r.sub("refuse a port that another has", func(r *rig) { r.clash(at[units[0]]); r.talk(at, ip) })
 	r.sub("and have nothing of the host's network", func(r *rig) {
 		out, err := r.inside(at[units[0]], units[0], "ip -o -4 addr show scope global")
 		r.must(err)
@@ -315,6 +316,15 @@ func (r *rig) published(one, two *host.Host, ip string) {
 			return err
 		})
 	}
+}
+
+// clash asks for the port of echo@1 on its host.
+func (r *rig) clash(h *host.Host) {
+	r.t.Helper()
+	r.write(r.Host(1), map[string]string{"clash.service": service(fixed(h) + "Network=overlay\nPublish=8001:7000\n")})
+	r.refused(r.Host(1), 1, []string{"journalctl -u fleet-netns@clash.service"}, "start", "clash.service")
+	r.journalSays(h, "fleet-netns@clash.service.service", "port 8001/tcp of this host is published by echo@1.service already")
+	r.ctl(r.Host(1), "destroy", "clash.service")
 }
 
 // comeAndGo restarts a unit by hand, then stops, starts and replaces it, and looks at what its host keeps for it.
