@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,18 +20,18 @@ var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 // gate is a store that can be away.
 type gate struct {
 	kv.Store
-	away bool
+	away atomic.Bool
 }
 
 func (g *gate) Range(ctx context.Context, p ...string) ([][]kv.KV, int64, error) {
-	if g.away {
+	if g.away.Load() {
 		return nil, 0, kv.ErrUnavailable
 	}
 	return g.Store.Range(ctx, p...)
 }
 
 func (g *gate) Renew(ctx context.Context, id kv.LeaseID) error {
-	if g.away {
+	if g.away.Load() {
 		return kv.ErrUnavailable
 	}
 	return g.Store.Renew(ctx, id)
@@ -79,10 +80,10 @@ func TestPresenceIsKeptForAsLongAsItRuns(t *testing.T) {
 func TestPresenceOutlivesAnOutageShorterThanItsLease(t *testing.T) {
 	present(t, func(g *gate, _ *registry.Registry, p *presence) {
 		first, _, _ := p.Now()
-		g.away = true
+		g.away.Store(true)
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
-		g.away = false
+		g.away.Store(false)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if now, _, _ := p.Now(); now == nil || *now != *first {
@@ -94,13 +95,13 @@ func TestPresenceOutlivesAnOutageShorterThanItsLease(t *testing.T) {
 func TestPresenceRegistersAnewAfterALongOutage(t *testing.T) {
 	present(t, func(g *gate, _ *registry.Registry, p *presence) {
 		first, _, _ := p.Now()
-		g.away = true
+		g.away.Store(true)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if now, _, _ := p.Now(); now == nil {
 			t.Error("an unreachable store is no lost registration: nobody has said so yet")
 		}
-		g.away = false
+		g.away.Store(false)
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		if now, _, err := p.Now(); now == nil || now.Rev <= first.Rev {
