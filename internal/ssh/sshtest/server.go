@@ -32,12 +32,14 @@ type Server struct {
 	mu    sync.Mutex // guards the rest
 	conns []net.Conn
 	log   []string
+	grown *sync.Cond // the log has
 }
 
 // New starts a server that lets in the keys named, under any user name.
 func New(tb testing.TB, keys ...ssh.PublicKey) *Server {
 	tb.Helper()
 	s := &Server{tb: tb}
+	s.grown = sync.NewCond(&s.mu)
 	s.config = &ssh.ServerConfig{PublicKeyCallback: func(c ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 		for _, k := range keys {
 			if string(k.Marshal()) == string(key.Marshal()) {
@@ -96,6 +98,17 @@ func (s *Server) note(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.log = append(s.log, fmt.Sprintf(format, args...))
+	s.grown.Broadcast()
+}
+
+// LogOf waits until n things have been noted: a client is told of its login before the server notes it.
+func (s *Server) LogOf(n int) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.log) < n {
+		s.grown.Wait()
+	}
+	return append([]string(nil), s.log...)
 }
 
 func (s *Server) accept(l net.Listener) {
