@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -56,7 +57,7 @@ func (h *handler) journal(w http.ResponseWriter, r *http.Request, _ string) erro
 		return refuse(http.StatusBadRequest, "a cursor belongs to one machine's journal: use since")
 	}
 	mode := cmp.Or(v.Get("output"), "json")
-	if mode != "short" && mode != "cat" {
+	if mode != "short" && mode != "cat" && !v.Has("whole") {
 		l.q.Whole = true
 	}
 	if l.out, err = newLogWriter(w, mode); err != nil {
@@ -244,11 +245,12 @@ func (l *logWriter) flush() {
 
 var errEnded = errors.New("fleetd has ended it")
 
-// Journal asks for logs of units (q.Whole, q.After are not the user's) on all machines that have them or on those named. It calls
+// Journal asks for logs of units (q.After is not for users) on all machines that have them or on those named. It calls
 // each with every entry, and problem with what is missing in the answer. It returns when there are no more, with q.Follow when ctx
 // ends. An error of each ends it and is returned.
 func (c *Client) Journal(ctx context.Context, q fleet.LogQuery, machines []string, each func(fleet.LogEntry) error, problem func(error)) error {
 	v := logValues(q)
+	v.Set("whole", strconv.FormatBool(q.Whole))
 	for _, m := range machines {
 		v.Add("machine", m)
 	}

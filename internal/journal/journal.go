@@ -23,12 +23,12 @@ const maxEntry = 1 << 20
 
 // Journal is this host's journal.
 type Journal struct {
-	command   string
-	directory string
+	command string
+	machine fleet.MachineID
 }
 
-// New reads the host's own journal, or the files in directory if that is not empty. command is "journalctl", but for tests.
-func New(command, directory string) *Journal { return &Journal{command, directory} }
+// New reads the journal of this host, whose ID is machine. command is "journalctl", but for tests.
+func New(command string, machine fleet.MachineID) *Journal { return &Journal{command, machine} }
 
 // printed are the fields that one needs to print an entry. Time and cursor come with every entry.
 const printed = "MESSAGE,PRIORITY,SYSLOG_IDENTIFIER,SYSLOG_PID,_PID,_COMM,_HOSTNAME,_MACHINE_ID,_SYSTEMD_UNIT,UNIT,_SOURCE_REALTIME_TIMESTAMP"
@@ -75,9 +75,6 @@ func (j *Journal) Read(ctx context.Context, q fleet.LogQuery, each func(fleet.Lo
 
 func (j *Journal) args(q fleet.LogQuery) []string {
 	args := []string{"--output=json", "--quiet", "--no-pager", "--all"}
-	if j.directory != "" {
-		args = append(args, "--directory="+j.directory)
-	}
 	for _, n := range q.Units {
 		args = append(args, "--unit="+string(n))
 	}
@@ -99,7 +96,10 @@ func (j *Journal) args(q fleet.LogQuery) []string {
 		args = append(args, "--after-cursor="+q.After)
 	}
 	if q.Follow {
-		args = append(args, "--follow")
+		// Without --merge only entries of this boot are followed (252), which is wrong after --after-cursor= and --since=, and shows
+		// nothing at all in a container, whose boot ID is hidden by ProtectKernelTunables=. --merge takes journals collected
+		// from other hosts in, so those are ruled out.
+		args = append(args, "_MACHINE_ID="+string(j.machine), "--merge", "--follow")
 	}
 	return args
 }

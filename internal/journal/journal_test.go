@@ -54,7 +54,7 @@ func read(ctx context.Context, t *testing.T, q fleet.LogQuery, each func(fleet.L
 	if err != nil {
 		t.Fatal(err)
 	}
-	return New(self, "").Read(ctx, q, each)
+	return New(self, "1f2e").Read(ctx, q, each)
 }
 
 func ask(name unit.Name) fleet.LogQuery {
@@ -88,7 +88,7 @@ func TestFailureSaysWhatJournalctlSaid(t *testing.T) {
 }
 
 func TestMissingJournalctl(t *testing.T) {
-	if err := New("/nonexistent/journalctl", "").Read(t.Context(), ask("a.service"), nil); !errors.Is(err, os.ErrNotExist) {
+	if err := New("/nonexistent/journalctl", "1f2e").Read(t.Context(), ask("a.service"), nil); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
 }
@@ -116,15 +116,15 @@ func TestArguments(t *testing.T) {
 		"last lines": {fleet.LogQuery{Lines: 10, Whole: true}, "--lines=10"},
 		"everything": {fleet.LogQuery{Lines: fleet.AllLines, Whole: true}, ""},
 		"everything and what comes": {fleet.LogQuery{Lines: fleet.AllLines, Whole: true, Follow: true},
-			"--no-tail --follow"},
-		"only what comes": {fleet.LogQuery{Lines: 0, Whole: true, Follow: true}, "--lines=0 --follow"},
+			"--no-tail _MACHINE_ID=1f2e --merge --follow"},
+		"only what comes": {fleet.LogQuery{Lines: 0, Whole: true, Follow: true}, "--lines=0 _MACHINE_ID=1f2e --merge --follow"},
 		"since, priority, cursor": {fleet.LogQuery{Lines: fleet.AllLines, Whole: true, Since: time.UnixMicro(1700000000000025), Priority: "0..3", After: "s=1"},
 			"--since=@1700000000.000025 --priority=0..3 --after-cursor=s=1"},
 		"only what is printed": {fleet.LogQuery{Lines: 1}, "--output-fields=" + printed + " --lines=1"},
 	} {
 		row.q.Units = []unit.Name{"a.service", "b@1.service"}
 		want := strings.TrimSpace(base + " --unit=a.service --unit=b@1.service " + row.want)
-		if got := strings.Join(New("journalctl", "").args(row.q), " "); got != want {
+		if got := strings.Join(New("journalctl", "1f2e").args(row.q), " "); got != want {
 			t.Errorf("%s:\n got %s\nwant %s", name, got, want)
 		}
 	}
@@ -142,7 +142,7 @@ func TestUncheckedTextIsRefused(t *testing.T) {
 		{Units: []unit.Name{"a.service"}, After: "--rotate"},
 		{Units: []unit.Name{"a.service"}, Lines: -2},
 	} {
-		if err := New("/bin/false", "").Read(t.Context(), q, nil); !errors.Is(err, fleet.ErrInvalid) {
+		if err := New("/bin/false", "1f2e").Read(t.Context(), q, nil); !errors.Is(err, fleet.ErrInvalid) {
 			t.Errorf("%+v: %v", q, err)
 		}
 	}
