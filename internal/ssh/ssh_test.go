@@ -109,7 +109,7 @@ func TestRunJoinsStreamsAndReturnsTheExitCode(t *testing.T) {
 	if code, err := c.Run(ctx, "sleep 1000", Streams{never, &out, &errs}); code != Lost || err == nil {
 		t.Error(code, err)
 	}
-	if diff := cmp.Diff("login core", s.LogOf(1)[0]); diff != "" {
+	if diff := cmp.Diff("login core", s.Log()[0]); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -172,7 +172,7 @@ func TestConfigurationOfOpenSSHIsUsed(t *testing.T) {
 	}
 	u.options.User = "root"
 	u.mustDial("gate")
-	if got := jump.LogOf(3)[2]; got != "login root" {
+	if got := jump.Log()[2]; got != "login root" {
 		t.Error(got)
 	}
 }

@@ -32,14 +32,12 @@ type Server struct {
 	mu    sync.Mutex // guards the rest
 	conns []net.Conn
 	log   []string
-	grown *sync.Cond // the log has
 }
 
 // New starts a server that lets in the keys named, under any user name.
 func New(tb testing.TB, keys ...ssh.PublicKey) *Server {
 	tb.Helper()
 	s := &Server{tb: tb}
-	s.grown = sync.NewCond(&s.mu)
 	s.config = &ssh.ServerConfig{PublicKeyCallback: func(c ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 		for _, k := range keys {
 			if string(k.Marshal()) == string(key.Marshal()) {
@@ -48,6 +46,12 @@ func New(tb testing.TB, keys ...ssh.PublicKey) *Server {
 		}
 		return nil, fmt.Errorf("key of %s is not known", c.User())
 	}}
+	// Noted before the client is told, so that whoever has logged in finds it in the log.
+	s.config.AuthLogCallback = func(c ssh.ConnMetadata, method string, err error) {
+		if err == nil && method == "publickey" {
+			s.note("login %s", c.User())
+		}
+	}
 	signer, _ := Key(tb)
 	s.HostKey = signer.PublicKey()
 	s.config.AddHostKey(signer)
@@ -98,17 +102,6 @@ func (s *Server) note(format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.log = append(s.log, fmt.Sprintf(format, args...))
-	s.grown.Broadcast()
-}
-
-// LogOf waits until n things have been noted: a client is told of its login before the server notes it.
-func (s *Server) LogOf(n int) []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for len(s.log) < n {
-		s.grown.Wait()
-	}
-	return append([]string(nil), s.log...)
 }
 
 func (s *Server) accept(l net.Listener) {
@@ -130,7 +123,6 @@ func (s *Server) serve(c net.Conn) {
 		return
 	}
 	defer conn.Close()
-	s.note("login %s", conn.User())
 	go ssh.DiscardRequests(requests)
 	var open sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.Background())
