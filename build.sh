@@ -89,6 +89,12 @@ plugins() {
 	go build -trimpath -o "$1/" "${list[@]}"
 }
 
+# complete SHELL FILE  writes fleetctl's completion for that shell.
+complete() {
+	mkdir -p "${2%/*}"
+	bin/fleetctl completion "$1" >"$2"
+}
+
 install_to() {
 	local dest=$1 f
 	[[ -n $dest ]] || die "install needs a folder: ./build.sh install DESTDIR ('/' for this machine)"
@@ -109,6 +115,12 @@ install_to() {
 	for f in units/examples/*; do
 		install -D -m 644 "$f" "$dest/usr/share/doc/fleet/examples/${f##*/}"
 	done
+	for f in docs/man/*.1; do
+		install -D -m 644 "$f" "$dest/usr/share/man/man1/${f##*/}"
+	done
+	complete bash "$dest/usr/share/bash-completion/completions/fleetctl"
+	complete zsh "$dest/usr/share/zsh/vendor-completions/_fleetctl"
+	complete fish "$dest/usr/share/fish/vendor_completions.d/fleetctl.fish"
 	for f in README.md LICENSE docs/*.md; do
 		[[ ! -e $f ]] || install -D -m 644 "$f" "$dest/usr/share/doc/fleet/${f##*/}"
 	done
