@@ -7,6 +7,7 @@ import (
 
 	"github.com/fleet-init/fleet/internal/api"
 	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/unit"
 )
 
 // status prints each unit with its state on each machine that has it. The exit code is the first that is not 0: 3 for a unit
@@ -112,7 +113,7 @@ func (a *app) notLoaded(ctx context.Context, w *api.World, u api.Unit) int {
 func (a *app) header(u api.Unit, mark string) {
 	a.printf("%s %s", mark, u.Name)
 	if u.Description != "" {
-		a.printf(" - %s", u.Description)
+		a.printf(" - %s", unit.Expand(unit.Name(u.Name), u.Description))
 	}
 	a.printf("\n")
 }

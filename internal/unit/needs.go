@@ -166,6 +166,9 @@ func (r *reader) global(key, value string) *ParseError {
 	return nil
 }
 
+// Expand replaces %n, %N, %p and %i in a text that is shown, as systemd would on the host. Other specifiers only the host knows.
+func Expand(name Name, text string) string { return expander(name).Replace(text) }
+
 // expander replaces the specifiers in one pass, so that a name with a letter after % cannot be expanded again.
 func expander(name Name) *strings.Replacer {
 	if name.IsTemplate() {

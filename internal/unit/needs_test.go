@@ -131,3 +131,9 @@ func BenchmarkNeedsOf(b *testing.B) {
 		}
 	}
 }
+
+func TestExpandShowsWhatSystemdWould(t *testing.T) {
+	if got, want := Expand("web@1.service", "Server %i of %p (%n) on %H"), "Server 1 of web (web@1.service) on %H"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
