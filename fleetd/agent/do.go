@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -14,6 +15,7 @@ import (
 const (
 	firstWait = time.Second
 	mostWait  = time.Minute
+	storeWait = 100 * time.Millisecond // first, after a read that the store did not answer
 )
 
 // Do does a plan's tasks. A task's failure is the reason of its unit and no other's; the next plan has it again, after a while. Jobs
@@ -77,10 +79,12 @@ func (a *Agent) free(now time.Time) int {
 	return max(n, 0)
 }
 
-// try counts a task.
-func (a *Agent) try(now time.Time, t Task) {
+// try counts a task that led nowhere, or may not have: it is held for a while, longer each time.
+func (a *Agent) try(now time.Time, t Task) { a.hold(now, t, firstWait) }
+
+func (a *Agent) hold(now time.Time, t Task, first time.Duration) {
 	before := a.tried[t.id()]
-	wait := min(firstWait<<min(before.count, 10), mostWait)
+	wait := min(first<<min(before.count, 10), mostWait)
 	a.tried[t.id()] = try{count: before.count + 1, until: now.Add(wait)}
 }
 
@@ -222,6 +226,11 @@ func (a *Agent) Fetched(now time.Time, asked []unit.Hash, texts map[unit.Hash]*u
 	for _, h := range asked {
 		f, why := texts[h], err
 		switch {
+		case errors.Is(why, fleet.ErrNoStore):
+			// A store that changes its leader, or this host its part in it: nothing is wrong with the unit, and it will not take long.
+			a.Log.Debug("a text is not read yet", "hash", h, "err", why)
+			a.hold(now, Task{Kind: Fetch, Hash: h}, storeWait)
+			continue
 		case why != nil:
 		case f == nil:
 			why = fleet.ErrNotFound

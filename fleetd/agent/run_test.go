@@ -320,6 +320,24 @@ func TestTextThatIsNotStoredStopsNothing(t *testing.T) {
 	})
 }
 
+// A store that changes its leader just then is no fault of the unit: nobody waiting for it is told of one.
+func TestTextThatIsNotAnsweredAtOnceIsNoReason(t *testing.T) {
+	world(t, func(r *rig) {
+		r.mu.Lock()
+		r.unread = 3
+		r.mu.Unlock()
+		r.order(sleeper, "a.service launched")
+		r.pass(500 * time.Millisecond)
+		for n, o := range r.observed {
+			if o.Reason != "" {
+				t.Errorf("%s has the reason %q", n, o.Reason)
+			}
+		}
+		r.pass(time.Second)
+		r.expect("a.service loaded active running launched")
+	})
+}
+
 func TestTemplateIsRefusedWithItsReason(t *testing.T) {
 	world(t, func(r *rig) {
 		r.order(sleeper, "a@.service launched", "b.service launched")
