@@ -134,6 +134,7 @@ check_format() {
 
 check_shell() {
 	shellcheck build.sh .ci/run functional/host/script/*.sh
+	shellcheck --external-sources --source-path=SCRIPTDIR functional/curl/*.sh
 }
 
 # rooms  lists the packages whose tests need nothing but Go, one a line.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -327,8 +328,11 @@ func TestTextThatIsNotAnsweredAtOnceIsNoReason(t *testing.T) {
 		r.unread = 3
 		r.mu.Unlock()
 		r.order(sleeper, "a.service launched")
-		r.pass(500 * time.Millisecond)
-		for n, o := range r.observed {
+		r.pass(300 * time.Millisecond) // two of them
+		r.mu.Lock()
+		early := maps.Clone(r.observed)
+		r.mu.Unlock()
+		for n, o := range early {
 			if o.Reason != "" {
 				t.Errorf("%s has the reason %q", n, o.Reason)
 			}
