@@ -219,14 +219,17 @@ func TestConcurrentSubmitsShareATransaction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t)
 		const calls = 50
-		f.hook = synctest.Wait // the first transaction waits until all other calls wait for it
+		release := make(chan struct{})
+		f.hook = func() { <-release } // the first transaction waits until all other calls wait for it
 		results := make(chan SubmitResult, calls)
 		sub := Submission{File: file(t, webText), Target: target(fleet.Launched)}
 		for _, n := range names(calls) {
 			s := sub
 			s.Name = n
 			go func() { results <- f.Submit(t.Context(), s)[0] }()
+			synctest.Wait()
 		}
+		close(release)
 		for range calls {
 			if r := <-results; r.Err != nil || !r.Created {
 				t.Errorf("%+v", r)
