@@ -212,7 +212,7 @@ test_all() {
 
 up() {
 	need_hosts
-	local dest=.cache/install
+	local dest=.cache/up # not the folder of the tests: the tour runs this beside them
 	rm -rf "$dest"
 	install_to "$dest"
 	cluster up "${1:-3}" "$PWD/$dest"
@@ -220,7 +220,7 @@ up() {
 
 bench() {
 	need_hosts
-	local dest=.cache/install list
+	local dest=.cache/bench list
 	rm -rf "$dest"
 	install_to "$dest"
 	mapfile -t list < <(rooms)
