@@ -10,12 +10,14 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
+
+	"github.com/fleet-init/fleet/internal/kv/etcd/etcdtest"
 )
 
 // guarded is an etcd with TLS both ways, whose only user is root with password secret.
 func guarded(t *testing.T) (endpoint, cert, key string) {
 	t.Helper()
-	ports := freePorts(t, 1)
+	ports := etcdtest.Ports(t, 1)
 	at := url.URL{Scheme: "https", Host: hostPort("127.0.0.1", ports[0])}
 	log := newZap(slog.New(slog.DiscardHandler))
 	tls, err := transport.SelfCert(log, filepath.Join(t.TempDir(), "tls"), []string{at.Host}, 1)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"net"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -14,6 +12,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/fleet-init/fleet/internal/kv/etcd/etcdtest"
 )
 
 // host is one host of a test: a directory and two ports on loopback, on which members come and go.
@@ -45,26 +45,9 @@ func (r *record) String() string {
 	return r.text.String()
 }
 
-// freePorts finds ports below those that the kernel gives to connections, where other tests' connections would take them before
-// they are used. All are held until all are known, so that they differ.
-func freePorts(t *testing.T, n int) []uint16 {
-	t.Helper()
-	var ports []uint16
-	for len(ports) < n {
-		port := uint16(10000 + rand.IntN(22000))
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
-		}
-		defer l.Close()
-		ports = append(ports, port)
-	}
-	return ports
-}
-
 func newHosts(t *testing.T, n int) []*host {
 	t.Helper()
-	ports := freePorts(t, 2*n)
+	ports := etcdtest.Ports(t, 2*n)
 	hosts := make([]*host, n)
 	for i := range hosts {
 		dir := t.TempDir()

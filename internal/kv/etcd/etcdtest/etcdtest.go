@@ -4,6 +4,7 @@ package etcdtest
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -105,12 +106,31 @@ func Client(t testing.TB, members ...*Server) *clientv3.Client {
 
 // peerURL is a free port of the loopback: members do not find each other by the path of a socket.
 func peerURL(t testing.TB) url.URL {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	return url.URL{Scheme: "http", Host: fmt.Sprintf("127.0.0.1:%d", Ports(t, 1)[0])}
+}
+
+// Ports are n free TCP ports of the loopback that no other test of this machine gets before this one ends: between the search and the
+// listener, and while a test's host is down, nobody holds the port itself. They lie below those that the kernel gives to connections.
+// What claims a port is an abstract unix socket named after it, which the kernel frees even after a crash.
+func Ports(t testing.TB, n int) []uint16 {
+	t.Helper()
+	var ports []uint16
+	for len(ports) < n {
+		port := uint16(10000 + rand.IntN(22000))
+		claim, err := net.Listen("unix", fmt.Sprintf("@fleet-test-port-%d", port))
+		if err != nil {
+			continue
+		}
+		t.Cleanup(func() { _ = claim.Close() })
+		// Somebody who is no test may have it.
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		_ = l.Close()
+		ports = append(ports, port)
 	}
-	defer l.Close()
-	return url.URL{Scheme: "http", Host: l.Addr().String()}
+	return ports
 }
 
 func (s *Server) socket(name string) string { return filepath.Join(s.dir, name) }
