@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/fleet-init/fleet/internal/api"
+	"github.com/fleet-init/fleet/internal/near"
 )
 
 // Exit codes. Scripts tell by them what to do next: a failure may pass when tried again, a usage error never will.
@@ -125,8 +126,9 @@ func (a *app) usage(err error, command string) int {
 // find returns the command of that name, or the only one that begins so.
 func find(table []command, word string) (command, error) {
 	var begin []command
-	var names []string
+	var names, all []string
 	for _, c := range table {
+		all = append(all, c.name)
 		if c.name == word {
 			return c, nil
 		}
@@ -140,38 +142,12 @@ func find(table []command, word string) (command, error) {
 		return begin[0], nil
 	case 0:
 		hint := ""
-		if near := nearest(table, word); near != "" {
-			hint = fmt.Sprintf(": did you mean %q?", near)
+		if meant := near.Word(word, all, 1); meant != "" {
+			hint = fmt.Sprintf(": did you mean %q?", meant)
 		}
 		return command{}, fmt.Errorf("unknown command %q%s", word, hint)
 	}
 	return command{}, fmt.Errorf("command %q could be %s", word, strings.Join(names, ", "))
-}
-
-// nearest finds the command that has the same letters but for one: one missing, too many, wrong, or two swapped.
-func nearest(table []command, word string) string {
-	for _, c := range table {
-		if oneSlip(c.name, word) || oneSlip(word, c.name) {
-			return c.name
-		}
-	}
-	return ""
-}
-
-// oneSlip reports whether dropping, replacing or swapping one letter of a gives b.
-func oneSlip(a, b string) bool {
-	for i := range len(a) {
-		if a[:i]+a[i+1:] == b {
-			return true
-		}
-		if len(a) == len(b) && a[:i] == b[:i] && a[i+1:] == b[i+1:] {
-			return true
-		}
-		if i+1 < len(a) && a[:i]+string(a[i+1])+string(a[i])+a[i+2:] == b {
-			return true
-		}
-	}
-	return false
 }
 
 // takes reports whether a flag is one of the command's own or a global one.

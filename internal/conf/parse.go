@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"sort"
 	"strings"
+
+	"github.com/fleet-init/fleet/internal/near"
 )
 
 // Program says what there is to configure. Its keys' fields are set to their defaults already.
@@ -215,38 +217,17 @@ func dashes(key string) string { return "--" + strings.ReplaceAll(key, "_", "-")
 
 // hint names the known key nearest to word, spelled by spell, or else says what to do.
 func (r *reader) hint(word string, spell func(string) string, otherwise string) string {
-	word = strings.ReplaceAll(strings.ToLower(word), "-", "_")
-	best, dist := "", 4 // more than three slips is another word
+	var known []string
 	for _, k := range r.program.Keys {
-		if d := distance(word, k.Name); d < dist && k.Gone == "" {
-			best, dist = k.Name, d
+		if k.Gone == "" {
+			known = append(known, k.Name)
 		}
 	}
+	best := near.Word(strings.ReplaceAll(word, "-", "_"), known, 3) // more than three slips is another word
 	if best == "" {
 		return otherwise
 	}
 	return "did you mean " + spell(best) + "?"
-}
-
-// distance counts the letters to insert, delete or change that make a from b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j+1]+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // Usage is the text for --help: every key with its default.

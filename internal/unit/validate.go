@@ -3,6 +3,8 @@ package unit
 import (
 	"slices"
 	"strings"
+
+	"github.com/fleet-init/fleet/internal/near"
 )
 
 // Validate checks a unit before it is stored: the name, that [X-Fleet] holds known options only and well-formed values, and
@@ -57,8 +59,8 @@ func checkKey(o Option) error {
 		return nil
 	}
 	hint := "use " + strings.Join(Known(), ", ")
-	if near := nearest(o.Name, Known()); near != "" {
-		hint = "did you mean " + near + "?"
+	if meant := near.Word(o.Name, Known(), 2); meant != "" {
+		hint = "did you mean " + meant + "?"
 	}
 	return fault(o.Line, "unknown option "+quote(o.Name)+" in ["+FleetSection+"]", hint)
 }
@@ -109,40 +111,4 @@ func (f *File) clash(a, b, what, hint string) error {
 		}
 	}
 	return fault(line, what, hint)
-}
-
-// nearest returns the word that a slip of the fingers would turn into s, or nothing.
-func nearest(s string, words []string) string {
-	s = strings.ToLower(s)
-	best, found := 3, "" // two slips at most
-	for _, w := range words {
-		if d := distance(s, strings.ToLower(w), best); d < best {
-			best, found = d, w
-		}
-	}
-	return found
-}
-
-// distance counts the letters to put in, take out or change to make a into b; it may stop counting at most.
-func distance(a, b string, most int) int {
-	if len(a)-len(b) >= most || len(b)-len(a) >= most {
-		return most
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
 }
