@@ -17,6 +17,7 @@
 //     Units that name each other are placed together or not at all.
 //   - Conflicts: in both directions, with global units and old copies too. Of two that conflict on one machine already, the one
 //     whose record was written last goes; of two global ones always the second by name, so that all machines carry the same.
+//   - Publish: no two units that publish one port of the machine; otherwise as Conflicts.
 //   - Replaces: the unit named is moved away from the machine to another that takes it. It never moves back beside its replacer. Where
 //     following such options round in a circle would lead back (the two name each other), the option is ignored. Global
 //     units are not replaced.

@@ -74,6 +74,19 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+func TestExplainNamesThePortAndWhoHasIt(t *testing.T) {
+	w := newWorld()
+	w.machine(id(1), nil)
+	w.unit("dns.service", with(publishing(53, "udp")))
+	w.plan(t)
+	w.unit("new.service", with(publishing(53, "udp")))
+	want := []fleet.Explanation{{Unit: "new.service",
+		Refusals: []fleet.Refusal{{Machine: id(1), Reason: "port 53/udp is published there by dns.service"}}}}
+	if diff := cmp.Diff(want, Explain(w.Snapshot)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestExplainWithoutMachines(t *testing.T) {
 	w := newWorld()
 	w.unit("a.service", nil)

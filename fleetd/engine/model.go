@@ -22,6 +22,7 @@ type machine struct {
 
 	on        []entry  // all placements, handovers too
 	globs     []held   // the Conflicts of the units placed there
+	ports     []taken  // the ports that the units placed there publish
 	replacers []*place // full placements of units with Replaces
 	load      int      // full placements
 	pending   int      // writes that the watch has not confirmed
@@ -40,6 +41,20 @@ type entry struct {
 // held is one Conflicts glob that a unit brought to a machine.
 type held struct {
 	glob
+	p *place
+}
+
+// port is one of a machine's ports, by what it can be published as once.
+type port struct {
+	number   uint16
+	protocol string
+}
+
+func (p port) String() string { return strconv.Itoa(int(p.number)) + "/" + p.protocol }
+
+// taken is one port that a unit publishes on a machine.
+type taken struct {
+	port
 	p *place
 }
 
@@ -181,6 +196,7 @@ type needs struct {
 	metadata  []wish
 	conflicts []glob
 	replaces  []glob
+	ports     []port // that it publishes
 	global    bool
 }
 
@@ -239,6 +255,9 @@ func makeNeeds(n unit.Needs) *needs {
 	if !n.Global {
 		out.peers, out.replaces = n.MachineOf, globsOf(n.Replaces)
 	}
+	for _, p := range n.Publish {
+		out.ports = append(out.ports, port{p.Host, p.Protocol})
+	}
 	for k, vs := range n.Metadata {
 		out.metadata = append(out.metadata, wish{k, slices.Clone(vs)})
 	}
@@ -248,7 +267,7 @@ func makeNeeds(n unit.Needs) *needs {
 
 // needsKey writes needs down so that equal ones read the same.
 func needsKey(n unit.Needs) string {
-	if n.MachineID == "" && len(n.MachineOf)+len(n.Metadata)+len(n.Conflicts)+len(n.Replaces) == 0 {
+	if n.MachineID == "" && len(n.MachineOf)+len(n.Metadata)+len(n.Conflicts)+len(n.Replaces)+len(n.Publish) == 0 {
 		if n.Global {
 			return "g"
 		}
@@ -284,6 +303,9 @@ func needsKey(n unit.Needs) string {
 	}
 	for _, r := range n.Replaces {
 		word('r', string(r))
+	}
+	for _, p := range n.Publish {
+		word('p', port{p.Host, p.Protocol}.String())
 	}
 	return b.String()
 }

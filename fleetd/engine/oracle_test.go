@@ -37,7 +37,11 @@ func globbed(gs []unit.Glob, n unit.Name) bool {
 }
 
 func (o oracle) conflict(a, b unit.Name) bool {
-	return a != b && (globbed(o.Units[a].Needs.Conflicts, b) || globbed(o.Units[b].Needs.Conflicts, a))
+	x, y := o.Units[a].Needs, o.Units[b].Needs
+	port := slices.ContainsFunc(x.Publish, func(p unit.Port) bool {
+		return slices.ContainsFunc(y.Publish, func(q unit.Port) bool { return p.Host == q.Host && p.Protocol == q.Protocol })
+	})
+	return a != b && (port || globbed(x.Conflicts, b) || globbed(y.Conflicts, a))
 }
 
 // leads tells whether a move of r may make k move.

@@ -25,6 +25,11 @@ func in(values ...string) unit.Needs {
 	return unit.Needs{Metadata: map[string][]string{"region": values}}
 }
 
+// publishing asks for one port of the machine.
+func publishing(host uint16, protocol string) unit.Needs {
+	return unit.Needs{Publish: []unit.Port{{Host: host, Inside: 8080, Protocol: protocol}}}
+}
+
 func leave(m *fleet.Machine)  { m.Leaving = true }
 func cordon(m *fleet.Machine) { m.Cordon = true }
 
@@ -271,6 +276,44 @@ place c.service 00000002 launched: global, on 2 machines now
 		`withdraw a.service 00000001: conflicts with b.service placed there
 place a.service 00000002 launched: least loaded (0 units)
 `,
+	},
+	{
+		"units that publish one port do not share a machine", func(w *world) {
+			w.machine(id(1), nil)
+			w.machine(id(2), nil)
+			w.unit("a.service", with(publishing(80, "tcp")))
+		},
+		func(w *world) {
+			w.unit("b.service", with(publishing(80, "tcp")))
+			w.unit("c.service", with(publishing(80, "udp")))
+			w.unit("d.service", with(publishing(80, "tcp")))
+		},
+		`place b.service 00000002 launched: least loaded (0 units)
+place c.service 00000001 launched: least loaded (1 units)
+`,
+	},
+	{
+		"a text that publishes a port which another has there moves the unit at once", func(w *world) {
+			w.machine(id(1), nil)
+			w.unit("a.service", with(publishing(80, "tcp")))
+			w.unit("b.service", with(publishing(81, "tcp")))
+		},
+		func(w *world) {
+			w.unit("b.service", with(publishing(80, "tcp")))
+			w.machine(id(2), nil)
+		},
+		`withdraw b.service 00000001: port 80/tcp is published there by a.service
+place b.service 00000002 launched: least loaded (0 units)
+`,
+	},
+	{
+		"a port that is given up is there for the unit that waits for it", func(w *world) {
+			w.machine(id(1), nil)
+			w.unit("a.service", with(publishing(80, "tcp")))
+			w.unit("b.service", with(publishing(80, "tcp")))
+		},
+		func(w *world) { w.unit("a.service", with(publishing(81, "tcp"))) },
+		"place b.service 00000001 launched: least loaded (1 units)\n",
 	},
 	{
 		"a follower waits for its peer and goes where it is", func(w *world) { w.machine(id(1), nil); w.machine(id(2), region("eu")) },

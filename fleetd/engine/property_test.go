@@ -22,7 +22,7 @@ func drawNeeds(t *rapid.T) unit.Needs {
 	name := rapid.SampledFrom(someNames)
 	n := unit.Needs{}
 	for range rapid.IntRange(0, 2).Draw(t, "needs") {
-		switch rapid.IntRange(0, 8).Draw(t, "kind") {
+		switch rapid.IntRange(0, 9).Draw(t, "kind") {
 		case 0:
 			n.MachineID = string(id(rapid.IntRange(0, 5).Draw(t, "machine")))
 			if rapid.Bool().Draw(t, "short") {
@@ -40,6 +40,9 @@ func drawNeeds(t *rapid.T) unit.Needs {
 			n.Replaces = append(n.Replaces, glob.Draw(t, "replaces"))
 		case 8:
 			n.Global = true
+		case 9:
+			n.Publish = append(n.Publish, rapid.SampledFrom([]unit.Port{{Host: 80, Inside: 80, Protocol: "tcp"},
+				{Host: 80, Inside: 8080, Protocol: "tcp"}, {Host: 80, Inside: 80, Protocol: "udp"}, {Host: 443, Inside: 443, Protocol: "tcp"}}).Draw(t, "port"))
 		}
 	}
 	return n

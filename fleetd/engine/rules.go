@@ -55,6 +55,9 @@ func (v verdict) text(u *record, m *machine) string {
 	case peerElsewhere:
 		return "peer " + string(v.who) + " is not placed there"
 	case conflicting:
+		if p, ok := portOf(u, m, v.who); ok {
+			return "port " + p.String() + " is published there by " + string(v.who)
+		}
 		return "conflicts with " + string(v.who) + " placed there"
 	case replaced:
 		return "replaced by " + string(v.who) + " placed there"
@@ -149,7 +152,8 @@ func (s *State) peerNowhere(u *record) (unit.Name, bool) {
 	return "", false
 }
 
-// conflict returns a unit on m that must not be there together with u, the first by name. Old copies count: they still run.
+// conflict returns a unit on m that must not be there together with u, the first by name: by Conflicts, or because both publish one
+// port. Old copies count: they still run.
 // With own, u's placement on m, only those count that u has to give way to. A global unit does not mind another one that will
 // give way to it.
 func conflict(u *record, m *machine, own *place) *record {
@@ -174,7 +178,28 @@ func conflict(u *record, m *machine, own *place) *record {
 			found(h.p)
 		}
 	}
+	for _, t := range m.ports {
+		if slices.Contains(u.needs.ports, t.port) {
+			found(t.p)
+		}
+	}
 	return first
+}
+
+// portOf returns a port that u publishes and the unit of that name has on m.
+func portOf(u *record, m *machine, name unit.Name) (port, bool) {
+	for _, t := range m.ports {
+		if t.p.u.name == name && slices.Contains(u.needs.ports, t.port) {
+			return t.port, true
+		}
+	}
+	return port{}, false
+}
+
+// clash tells whether two units must not be on one machine.
+func clash(a, b *record) bool {
+	return matchesAny(a.needs.conflicts, b) || matchesAny(b.needs.conflicts, a) ||
+		slices.ContainsFunc(a.needs.ports, func(p port) bool { return slices.Contains(b.needs.ports, p) })
 }
 
 // outranks tells whether a wins over b on every machine where both would be: of global units the first by name does, whichever
@@ -297,7 +322,7 @@ func (s *State) legal(group []*record) bool {
 			return false
 		}
 		for _, b := range group {
-			if a != b && matchesAny(a.needs.conflicts, b) {
+			if a != b && clash(a, b) {
 				return false
 			}
 		}

@@ -108,7 +108,7 @@ func (s *State) changeNeeds(u *record, n *needs) {
 	}
 	for _, p := range u.places {
 		s.freeFor(p.m)
-		if len(n.conflicts)+len(n.replaces) > 0 {
+		if len(n.conflicts)+len(n.replaces)+len(n.ports) > 0 {
 			s.pushAllOn(p.m)
 		}
 	}
@@ -199,6 +199,9 @@ func (s *State) take(p *place) {
 	for _, g := range p.u.needs.conflicts {
 		p.m.globs = append(p.m.globs, held{g, p})
 	}
+	for _, t := range p.u.needs.ports {
+		p.m.ports = append(p.m.ports, taken{t, p})
+	}
 	if p.handover {
 		return
 	}
@@ -213,6 +216,9 @@ func (s *State) take(p *place) {
 func (s *State) drop(p *place) {
 	if len(p.u.needs.conflicts) > 0 {
 		p.m.globs = slices.DeleteFunc(p.m.globs, func(h held) bool { return h.p == p })
+	}
+	if len(p.u.needs.ports) > 0 {
+		p.m.ports = slices.DeleteFunc(p.m.ports, func(t taken) bool { return t.p == p })
 	}
 	if p.handover {
 		return

@@ -290,7 +290,7 @@ func (s *State) arrived(u *record, m *machine) {
 	s.pushFollowers(u)
 	if u.needs.global {
 		for _, e := range m.on {
-			if o := e.p.u; outranks(u, o) && (matchesAny(u.needs.conflicts, o) || matchesAny(o.needs.conflicts, u)) {
+			if o := e.p.u; outranks(u, o) && clash(u, o) {
 				s.pushOn(e.p)
 			}
 		}
@@ -338,7 +338,7 @@ func (s *State) withdraw(p *place, reason string) {
 		s.pushFollowers(u)
 	}
 	for g := range s.globals {
-		if g.on(m) == nil && (matchesAny(g.needs.conflicts, u) || matchesAny(u.needs.conflicts, g)) {
+		if g.on(m) == nil && clash(g, u) {
 			s.pushSpread(g, m)
 		}
 	}

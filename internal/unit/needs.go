@@ -23,6 +23,7 @@ func (f *File) Needs(name Name) (Needs, error) { return NeedsOf(f.Options, name)
 //     key and value goes (fleet kept it, and then fitted no machine);
 //   - Conflicts (X-Conflicts): globs, several a value with space between;
 //   - Replaces: one glob a value;
+//   - Publish: ports as ParsePort reads them, several a value with space between; in a template those that are ports already;
 //   - Global: the last value counts.
 //
 // Values that fleet dropped in silence, or that could never fit, are a *ParseError. Unknown options are passed over: Validate
@@ -70,6 +71,8 @@ func (r *reader) option(key string, values []string) *ParseError {
 		take = r.conflicts
 	case "Replaces":
 		take = r.replaces
+	case "Publish":
+		take = r.publish
 	case "Global":
 		take = r.global
 	default:
@@ -146,6 +149,21 @@ func (r *reader) replaces(key, value string) *ParseError {
 		return badGlob(key, value)
 	}
 	r.needs.Replaces = appendNew(r.needs.Replaces, Glob(value))
+	return nil
+}
+
+// publish takes ports. What only an instance makes a number, such as 80%i:80, is none in its template.
+func (r *reader) publish(_, value string) *ParseError {
+	for _, w := range strings.Fields(value) {
+		p, err := parsePort(w)
+		if err != nil && r.name.IsTemplate() {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		r.needs.Publish = appendNew(r.needs.Publish, p)
+	}
 	return nil
 }
 

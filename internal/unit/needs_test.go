@@ -54,6 +54,11 @@ func TestNeeds(t *testing.T) {
 		{"global: 1", "", `Global="1"`, Needs{Global: true}},
 		{"global: empty is no", "", "Global=1\nGlobal=", Needs{}},
 
+		{"ports: several a line, each once", "", "Network=overlay\nPublish=80:8080 53:53/udp\nPublish=80:8080",
+			Needs{Publish: []Port{{80, 8080, "tcp"}, {53, 53, "udp"}}}},
+		{"ports of an instance", "web@1.service", "Network=overlay\nPublish=800%i:80", Needs{Publish: []Port{{8001, 80, "tcp"}}}},
+		{"ports that only an instance has", "web@.service", "Network=overlay\nPublish=800%i:80 443:443", Needs{Publish: []Port{{443, 443, "tcp"}}}},
+
 		{"specifiers of an instance", "web@a@1.service", "Conflicts=%n %N %p %i %p@*.service\nMachineOf=db@%i.service",
 			Needs{Conflicts: []Glob{"web@a@1.service", "web@a@1", "web", "a@1", "web@*.service"}, MachineOf: []Name{"db@a@1.service"}}},
 		{"specifiers of a plain unit: no instance", "web.service", "Conflicts=%n %N %p x%i", Needs{Conflicts: []Glob{"web.service", "web", "x"}}},

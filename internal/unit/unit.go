@@ -26,5 +26,6 @@ type Needs struct {
 	Metadata  map[string][]string // for each key one of the values; all keys
 	Conflicts []Glob              // units that must not be on the same machine; a unit never conflicts with itself
 	Replaces  []Glob              // units that are moved away from the machine
+	Publish   []Port              // ports of the machine that no other unit there may publish
 	Global    bool                // run on every machine that fits
 }
