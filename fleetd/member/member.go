@@ -35,6 +35,7 @@ type Config struct {
 	PeerPort, ClientPort uint16
 	Join                 []string // running hosts, host or host:port of their client port; none: be the first host
 	Size                 int      // most voters: 1, 3 or 5
+	TLS                  TLS      // of the two ports; Servers have files of their own above
 }
 
 // Role is what this host is to the store.
