@@ -38,10 +38,11 @@ func (e *ParseError) Error() string {
 // Is makes errors.Is(err, ErrInvalid) true.
 func (e *ParseError) Is(target error) bool { return target == ErrInvalid }
 
-// InFile names the file in an error of this package, as in web.service:7: …; other errors and nil come back as they are.
+// InFile names the file in an error of this package, as in web.service:7: …; other errors and nil come back as they are, as do errors that
+// name a file already, which is the drop-in of the one that was read.
 func InFile(file string, err error) error {
 	var pe *ParseError
-	if !errors.As(err, &pe) {
+	if !errors.As(err, &pe) || pe.File != "" {
 		return err
 	}
 	named := *pe

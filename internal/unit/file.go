@@ -3,6 +3,7 @@ package unit
 import (
 	"crypto/sha1"
 	"encoding/hex"
+	"slices"
 	"strings"
 )
 
@@ -89,6 +90,9 @@ func grouped(options []Option) []Option {
 // printedSize is the length of String, when the options are grouped.
 func (f *File) printedSize() int {
 	size, section := 0, ""
+	for _, d := range f.DropIns {
+		size += len("\n"+dropInMark+"\n") + len(d.Path()) + d.File().printedSize()
+	}
 	for _, o := range f.Options {
 		if o.Section != section {
 			if section != "" {
@@ -103,7 +107,8 @@ func (f *File) printedSize() int {
 }
 
 // String prints the file as fleet does, byte for byte, since hashes hang on it: sections in the order they first come in,
-// a blank line between them, Name=Value lines. Parse reads it back to the same options.
+// a blank line between them, Name=Value lines. Parse reads it back to the same options. Drop-ins, which fleet did not have, follow with a
+// line of their path before each; ParseStored reads them back.
 func (f *File) String() string {
 	var b strings.Builder
 	b.Grow(f.printedSize())
@@ -121,10 +126,13 @@ func (f *File) String() string {
 		b.WriteString(o.Value)
 		b.WriteByte('\n')
 	}
+	for _, d := range f.DropIns {
+		b.WriteString("\n" + dropInMark + d.Path() + "\n" + d.File().String())
+	}
 	return b.String()
 }
 
-// Hash identifies the content: SHA-1 of the printed form, so that comments and blank lines do not make a difference.
+// Hash identifies the content, drop-ins and all: SHA-1 of the printed form, so that comments and blank lines do not make a difference.
 func (f *File) Hash() Hash {
 	sum := sha1.Sum([]byte(f.String()))
 	return Hash(hex.EncodeToString(sum[:]))
@@ -160,8 +168,10 @@ func (f *File) Description() string {
 	return ""
 }
 
-// HasInstall reports whether there are options in [Install], so that the unit is to be enabled when it is loaded.
-func (f *File) HasInstall() bool { return len(f.Section("Install")) > 0 }
+// HasInstall reports whether there are options in [Install], also of a drop-in, so that the unit is to be enabled when it is loaded.
+func (f *File) HasInstall() bool {
+	return slices.ContainsFunc(f.Merged(), func(o Option) bool { return o.Section == "Install" })
+}
 
 // joined is a value in one line, as systemd reads it: each backslash and line end that continue it are one space.
 func joined(value string) string {

@@ -14,9 +14,11 @@ type Option struct {
 	Line    int    `json:"-"` // line in the file it was read from, 0 if it was not
 }
 
-// File is a unit file: its options in order. Comments, blank lines and empty sections are not kept, as in fleet.
+// File is a unit file: its options in order. Comments, blank lines and empty sections are not kept, as in fleet. DropIns are the files
+// beside it that add to it, a template's before its instance's, each by name; most units have none.
 type File struct {
 	Options []Option
+	DropIns []DropIn
 }
 
 // Needs is what a unit's [X-Fleet] section asks of the machine it runs on.

@@ -7,8 +7,8 @@ import (
 	"github.com/fleet-init/fleet/internal/near"
 )
 
-// Validate checks a unit before it is stored: the name, that [X-Fleet] holds known options only and well-formed values, and
-// that these can hold together. Errors are *ParseError; put the file's name in with InFile.
+// Validate checks a unit before it is stored: the name, that [X-Fleet] holds known options only and well-formed values, that
+// these can hold together, and that its drop-ins are its own. Errors are *ParseError; put the file's name in with InFile.
 func Validate(f *File, name Name) error {
 	if _, err := ParseName(string(name)); err != nil {
 		return err
@@ -23,6 +23,9 @@ func Validate(f *File, name Name) error {
 		return err
 	}
 	if _, err := f.Network(name); err != nil {
+		return err
+	}
+	if err := f.checkDropIns(name); err != nil {
 		return err
 	}
 	return f.checkTogether(needs)
