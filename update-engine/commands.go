@@ -44,6 +44,7 @@ func commands() []row {
 		{"mark-good", "", "end the trial of this boot: it is good", tell(update.GatePassed)},
 		{"forget", "[VERSION]", "let a release that failed be taken again; without VERSION all", forget},
 		{"boot", "SLOTS", "for hosts without a boot loader: choose, count the start, print the slot", boot},
+		{"install", "SLOTS --version V --usr FILE --uki FILE …", "write the first release into slot a of a folder or disk image", install},
 		{"keys", "new|init|rotate|root …", "make keys and release directories", keys},
 		{"publish", "DIR …", "put a release into a directory", publish},
 		{"withdraw", "DIR VERSION …", "take a release out of a channel", withdraw},

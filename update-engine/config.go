@@ -73,7 +73,7 @@ func (c *Config) keys() []conf.Key {
 		conf.Bool("prevent_late_fallback", &c.PreventLateFallback, false, "once a release has proven itself, nobody can go back to the older one"),
 		conf.Int("max_attempts", &c.MaxAttempts, 12, 1, 1000, "stagings of one release before it is given up"),
 
-		conf.String("slots", &c.Slots, "/var/lib/update-engine/host", "folder of the slots (boot/, slots/), or a disk or disk image with a GPT"),
+		conf.String("slots", &c.Slots, auto, "where the slots are: a disk or disk image with a GPT, a folder (boot/, slots/), or auto: the disk that this host booted from, else "+slotFolder),
 		conf.String("slot", &c.Slot, "", "running slot, a or b; none: fleet.slot= of the kernel's command line"),
 		conf.String("release", &c.Release, "", "running version; none: fleet.version= of the kernel's command line"),
 		conf.String("kernel_options", &c.Options, "", "more for the kernel's command line of a new boot entry"),

@@ -57,7 +57,7 @@ type host struct {
 	// from is a directory named by hand (apply --file); it comes before the mirrors until the daemon ends.
 	from atomic.Pointer[string]
 	// staged is what Stage has verified, for Finalize.
-	staged slot.Release
+	staged staged
 }
 
 // do carries out one action.

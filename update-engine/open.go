@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 
@@ -61,7 +62,7 @@ func (e esp) Free() (int64, error) {
 	return e.fat.Free()
 }
 
-// partitions are the slots of a disk.
+// partitions are the slots of a disk image.
 type partitions struct {
 	dev   disk.Device
 	table disk.Table
@@ -72,46 +73,72 @@ type partition struct{ disk.Part }
 func (partition) Close() error { return nil }
 
 func (p partitions) Image(n slot.Name) (slot.File, error) {
-	e, err := p.table.Find("usr-"+string(n), disk.GUID{})
+	e, err := p.table.Find(label(n), disk.GUID{})
 	if err != nil {
 		return nil, err
 	}
 	return partition{disk.NewPart(p.dev, e.Off, e.Size)}, nil
 }
 
-// openSlots finds the slots at path: a folder, or a disk or disk image with a GPT whose partitions are labelled usr-a and usr-b
-// beside an ESP. A damaged copy of the partition table is repaired before anything else is done.
+// label is the name of a slot's partition.
+func label(n slot.Name) string { return "usr-" + string(n) }
+
+// auto is the setting slots of a host that finds its slots by itself.
+const auto = "auto"
+
+// openSlots finds the slots at path: a folder; a disk image with a GPT whose partitions are labelled usr-a and usr-b beside an ESP;
+// a disk of this machine that has those; or auto. A damaged copy of the partition table is repaired before anything else is done.
 func openSlots(path string, running slot.Name) (slot.Slots, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return slot.Slots{}, fmt.Errorf("find the slots: %w", err)
+	live := machineDisks{root: "/"}
+	if path == auto {
+		found, err := live.find()
+		if err != nil {
+			return slot.Slots{}, fmt.Errorf("find the slots: %w", err)
+		}
+		if path = found; path == "" {
+			path = slotFolder
+		}
 	}
-	if info.IsDir() {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return slot.Slots{}, fmt.Errorf("find the slots: %w", err)
+	case info.IsDir():
 		d := slot.Dir{Root: path}
 		return slot.Slots{Boot: d, Images: d, Running: running}, nil
+	case info.Mode()&os.ModeDevice != 0:
+		return live.open(path, running)
 	}
-	// O_EXCL on a block device: the kernel refuses it while the device itself is mounted.
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_EXCL, 0)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return slot.Slots{}, fmt.Errorf("open the disk of the slots: %w", err)
 	}
-	s, err := onDisk(f, running)
+	s, err := onImage(f, running)
 	if err != nil {
 		return s, errors.Join(fmt.Errorf("slots on %s: %w", path, err), f.Close())
 	}
 	return s, nil
 }
 
-func onDisk(f *os.File, running slot.Name) (slot.Slots, error) {
+// slotFolder is where hosts without a disk of their own (containers) have their slots.
+const slotFolder = "/var/lib/update-engine/host"
+
+// soundTable reads a partition table and repairs it.
+func soundTable(f *os.File) (disk.Table, error) {
 	size, err := f.Seek(0, 2)
 	if err != nil {
-		return slot.Slots{}, err
+		return disk.Table{}, err
 	}
 	table, err := disk.ReadTable(f, size)
 	if err != nil {
-		return slot.Slots{}, err
+		return table, err
 	}
-	if err := table.Repair(f, size); err != nil {
+	return table, table.Repair(f, size)
+}
+
+func onImage(f *os.File, running slot.Name) (slot.Slots, error) {
+	table, err := soundTable(f)
+	if err != nil {
 		return slot.Slots{}, err
 	}
 	e, err := table.Find("", disk.TypeESP())
@@ -122,7 +149,25 @@ func onDisk(f *os.File, running slot.Name) (slot.Slots, error) {
 	return slot.Slots{Boot: esp{new(sync.Mutex), fat}, Images: partitions{f, table}, Running: running}, err
 }
 
-// runningOf reads slot and version of the running release from the kernel's command line, where the configuration says none.
+// told is what the boot loader told of the running slot, as words like fleet.slot=b: the initramfs's note of it, else the kernel's
+// command line. In a container that is another machine's: there the arguments of process 1 stand for it, as for systemd.
+func told(root string) (string, error) {
+	for _, p := range []string{"run/fleet-boot", "proc/1/cmdline", "proc/cmdline"} {
+		b, err := os.ReadFile(filepath.Join(root, p))
+		if err != nil {
+			if errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			return "", err
+		}
+		if text := strings.ReplaceAll(string(b), "\x00", " "); strings.Contains(text, "fleet.slot=") {
+			return text, nil
+		}
+	}
+	return "", nil
+}
+
+// runningOf reads slot and version of the running release from what the boot loader told, where the configuration says none.
 func runningOf(c Config, cmdline string) (slot.Name, string, error) {
 	n, v := c.Slot, c.Release
 	for w := range strings.FieldsSeq(cmdline) {

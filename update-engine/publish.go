@@ -73,6 +73,7 @@ func publish(ctx context.Context, j job) error {
 	hashAt := f.Int64("hash-at", 0, "where in the image the verity superblock is")
 	minFrom := f.String("min-from", "", "oldest version that may go directly to this one")
 	stop := f.Bool("stop", false, "older hosts must run this release before any newer")
+	options := f.String("options", "", "words for the kernel's command line that the release needs")
 	notes := f.StringArray("note", nil, "a line for people")
 	if err := j.parse(f, 1, 1); err != nil {
 		return err
@@ -87,7 +88,8 @@ func publish(ctx context.Context, j job) error {
 		return err
 	}
 	b := build{out: j.stdout, repo: r.Dir, dir: path.Join(*p.product, *p.arch, *version)}
-	m := payload.Manifest{Format: 1, Product: *p.product, Arch: *p.arch, Version: *version, MinFrom: *minFrom, Stop: *stop, Notes: *notes}
+	m := payload.Manifest{Format: 1, Product: *p.product, Arch: *p.arch, Version: *version, MinFrom: *minFrom, Stop: *stop,
+		Options: *options, Notes: *notes}
 	image, err := b.image(ctx, usr, *usrFile, *bases)
 	if err != nil {
 		return err

@@ -78,11 +78,11 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 		return err
 	}
 	defer unlock()
-	cmdline, err := os.ReadFile("/proc/cmdline")
+	words, err := told("/")
 	if err != nil {
 		return err
 	}
-	running, version, err := runningOf(c, string(cmdline))
+	running, version, err := runningOf(c, words)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/fleet-init/fleet/update-engine/payload"
 	"github.com/fleet-init/fleet/update-engine/slot"
@@ -20,6 +21,12 @@ const (
 	uki = "uki" // the kernel on the boot file system
 )
 
+// staged is what the other slot holds once a release is written.
+type staged struct {
+	slot.Release
+	options string // words for the kernel's command line that the release brings
+}
+
 // stage writes a release into the other slot and verifies it. Nothing is written before the manifest is known to be signed.
 func (h *host) stage(ctx context.Context, target update.Offer, tell func(update.Fact)) update.Fact {
 	r, err := h.write(ctx, target, tell)
@@ -32,8 +39,8 @@ func (h *host) stage(ctx context.Context, target update.Offer, tell func(update.
 }
 
 // manifest reads the signed manifest of a release, and what the finished slot will hold.
-func (h *host) manifest(ctx context.Context, target update.Offer) (payload.Manifest, string, slot.Release, error) {
-	var r slot.Release
+func (h *host) manifest(ctx context.Context, target update.Offer) (payload.Manifest, string, staged, error) {
+	var r staged
 	v, err := h.open(ctx)
 	if err != nil {
 		return payload.Manifest{}, "", r, err
@@ -49,7 +56,7 @@ func (h *host) manifest(ctx context.Context, target update.Offer) (payload.Manif
 				return m, "", r, err
 			}
 			im, _ := m.Image(usr)
-			r = slot.Release{Version: m.Version, Manifest: l.Sum.String(), Image: im.SHA256.String(), Size: im.Size}
+			r = staged{slot.Release{Version: m.Version, Manifest: l.Sum.String(), Image: im.SHA256.String(), Size: im.Size}, m.Options}
 			if !im.RootHash.IsZero() {
 				r.RootHash = im.RootHash.String()
 			}
@@ -81,7 +88,7 @@ func (h *host) readManifest(v *trust.View, l payload.Listed) (payload.Manifest, 
 	return m, err
 }
 
-func (h *host) write(ctx context.Context, target update.Offer, tell func(update.Fact)) (slot.Release, error) {
+func (h *host) write(ctx context.Context, target update.Offer, tell func(update.Fact)) (staged, error) {
 	m, at, r, err := h.manifest(ctx, target)
 	if err != nil {
 		return r, err
@@ -192,7 +199,7 @@ func (h *host) finalize(ctx context.Context, target update.Offer) error {
 		}
 		h.staged = r
 	}
-	if err := h.slots.Finalize(h.staged, h.cfg.Tries, h.cfg.Options); err != nil {
+	if err := h.slots.Finalize(h.staged.Release, h.cfg.Tries, strings.TrimSpace(h.staged.options+" "+h.cfg.Options)); err != nil {
 		return err
 	}
 	// The next update begins with another payload; its frames must not be taken as written because an old journal says so.

@@ -52,12 +52,14 @@ func (h *Hash) UnmarshalText(b []byte) error {
 // Manifest says everything about one release. It is small (the frames are in the files' indexes, which it pins by hash) and
 // it is what gets signed.
 type Manifest struct {
-	Format  int      `json:"format"` // 1
-	Product string   `json:"product"`
-	Arch    string   `json:"arch"`    // Go's names: amd64, arm64
-	Version string   `json:"version"` // semantic version, no leading v
-	MinFrom string   `json:"min_from,omitempty"`
-	Stop    bool     `json:"stop,omitempty"` // hosts on older releases must run this one before any newer
+	Format  int    `json:"format"` // 1
+	Product string `json:"product"`
+	Arch    string `json:"arch"`    // Go's names: amd64, arm64
+	Version string `json:"version"` // semantic version, no leading v
+	MinFrom string `json:"min_from,omitempty"`
+	Stop    bool   `json:"stop,omitempty"` // hosts on older releases must run this one before any newer
+	// Options are words for the kernel's command line that the release needs.
+	Options string   `json:"options,omitempty"`
 	Images  []Image  `json:"images"`
 	Notes   []string `json:"notes,omitempty"`
 }
@@ -132,6 +134,9 @@ func (m Manifest) Check() error {
 	}
 	if _, err := semver.NewVersion(m.MinFrom); m.MinFrom != "" && err != nil {
 		return bad("min_from %q: %w", m.MinFrom, err)
+	}
+	if strings.ContainsFunc(m.Options, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return bad("options %q: want one line of ASCII", m.Options)
 	}
 	if len(m.Images) == 0 {
 		return bad("no images")

@@ -137,4 +137,13 @@ func openFile(p string, flags int) (*osFile, error) {
 }
 
 // OpenFile opens a partition or a file as a File.
-func OpenFile(p string) (File, error) { return openFile(p, os.O_RDWR) }
+func OpenFile(p string) (File, error) { return OpenWith(p, os.O_RDWR) }
+
+// OpenWith is OpenFile with flags as os.OpenFile has them. A file opened for reading only cannot be written or synced.
+func OpenWith(p string, flags int) (File, error) {
+	f, err := openFile(p, flags)
+	if err != nil {
+		return nil, err // a typed nil would look like a file
+	}
+	return f, nil
+}

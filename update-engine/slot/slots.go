@@ -341,6 +341,17 @@ func (s Slots) Rollback(force bool) (Release, error) {
 	return e.Release, s.drop(func(old Entry) bool { return old.Slot == e.Slot && old.Generation < again.Generation })
 }
 
+// Install makes the slot that does not run the one that boots, as good: what an installer has written is not on trial, there is nothing
+// to go back to. The image and the kernel must be written and synced; the kernel under its final name or as Kernel opened it.
+func (s Slots) Install(r Release, options string) error {
+	if err := s.Finalize(r, 1, options); err != nil {
+		return err
+	}
+	self := s
+	self.Running = s.Running.Other()
+	return self.MarkGood(r)
+}
+
 // Tidy removes what a crash has left: entries under temporary names and older ones of a slot that has a newer. A slot keeps its
 // older entry while the newer one is on trial only if they are of different slots, so nothing that boots is lost.
 func (s Slots) Tidy() error {
