@@ -86,6 +86,7 @@ func commands() []command {
 		{name: "unload", args: "UNIT...", summary: "Stop units and take them off their machines", run: unload, completes: []string{"units"}, flags: blocking,
 			about:   "The cluster still knows them: start brings them back.",
 			example: "fleetctl unload web@1.service"},
+		{name: "verify", args: "UNIT", summary: "Say that units are not signed", run: verify, completes: []string{"units"}, offline: true, hidden: true, example: "fleetctl verify web.service"},
 		{name: "version", summary: "Print the version", run: version, offline: true, example: "fleetctl version"},
 	}
 }

@@ -52,8 +52,11 @@ func (a *app) lower(ctx context.Context, args []string, v verb, past string) int
 			}
 			continue
 		}
-		changes = append(changes, lowered(w.world, u.name, v, stored))
-		shown = append(shown, string(u.name))
+		c := lowered(w.world, u.name, v, stored)
+		changes = append(changes, c)
+		if c.set != nil { // scripts count on the list being what this call has changed
+			shown = append(shown, string(u.name))
+		}
 	}
 	if code := a.carryDown(ctx, w, changes, v); code != exitOK {
 		return code
