@@ -67,7 +67,8 @@ func ParseTargetState(s string) (TargetState, error) {
 // Unit is what the user wants to run: a name, a text (by hash) and a target state.
 type Unit struct {
 	Name        unit.Name
-	Hash        unit.Hash
+	Hash        unit.Hash // of its text with its drop-ins
+	Main        unit.Hash // of its text without them; empty if it has none
 	Target      TargetState
 	Needs       unit.Needs // its [X-Fleet] section, specifiers expanded for Name
 	Description string

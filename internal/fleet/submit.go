@@ -7,12 +7,17 @@ type Submission struct {
 	Name   unit.Name
 	File   *unit.File   // nil: the unit must exist, only its target state is set
 	Target *TargetState // nil: inactive for a new or replaced unit
+	// SpeaksFor are the units whose folders of drop-ins File is the whole of; see unit.Folders. Of the others, what is stored stays: the
+	// unit's own, or for a new instance its template's. So a client that knows nothing of drop-ins loses none.
+	SpeaksFor []unit.Name
+	Was       unit.Hash // the hash that the unit must have now, else ErrConflict; empty: whatever it has
 }
 
 // SubmitResult says what one Submission did.
 type SubmitResult struct {
 	Created bool // new, or replaced with a different text
 	Rev     int64
+	Hash    unit.Hash // that the unit has now, with the drop-ins that stayed
 	Err     error // ErrNotFound (no File and no such unit), ErrInvalid, ErrConflict, or the store's
 }
 

@@ -58,6 +58,7 @@ type admittedRecord struct {
 type unitRecord struct {
 	stamp
 	Hash        unit.Hash         `json:"hash"`
+	Main        unit.Hash         `json:"main,omitempty"` // of the text without its drop-ins, if it has any
 	Target      fleet.TargetState `json:"target"`
 	Fleet       [][2]string       `json:"fleet,omitempty"` // raw [X-Fleet] options, name and value
 	Description string            `json:"description,omitempty"`

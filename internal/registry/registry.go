@@ -7,7 +7,7 @@
 //	machines/<id>               who and where a machine is; on the machine's lease
 //	machine-settings/<id>       metadata set at run time, cordon, leaving
 //	admitted/<id>               the registration (create revision of machines/<id>) an engine has planned for
-//	files/<sha>                 printed unit text, stored once, collected when no unit and no placement names it
+//	files/<sha>                 printed unit text with its drop-ins, stored once, collected when no unit and no placement names it
 //	units/<name>                hash, target state, raw [X-Fleet] options and description
 //	placements/<machine>/<unit> hash, target, handover; written by the engine only
 //	observed/<machine>/<unit>   what that machine's systemd says; on the machine's lease

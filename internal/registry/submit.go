@@ -34,7 +34,20 @@ type pending struct {
 	at     int // place in the results
 	record unitRecord
 	text   []byte
+	joined bool // record and text have drop-ins that were stored before
 	tries  int
+}
+
+// take makes the text and the record of a file.
+func (p *pending) take(f *unit.File) {
+	p.text = []byte(f.String())
+	p.record = unitRecord{Hash: f.Hash(), Target: fleet.Inactive, Description: f.Description()}
+	if len(f.DropIns) > 0 {
+		p.record.Main = f.Main().Hash()
+	}
+	for _, o := range f.Section(unit.FleetSection) {
+		p.record.Fleet = append(p.record.Fleet, [2]string{o.Name, o.Value})
+	}
 }
 
 // perRound bounds what is read at once.
@@ -93,11 +106,7 @@ func prepare(s Submission) (*pending, error) {
 	if err := unit.Validate(s.File, s.Name); err != nil {
 		return nil, err
 	}
-	p.text = []byte(s.File.String())
-	p.record = unitRecord{Hash: s.File.Hash(), Target: fleet.Inactive, Description: s.File.Description()}
-	for _, o := range s.File.Section(unit.FleetSection) {
-		p.record.Fleet = append(p.record.Fleet, [2]string{o.Name, o.Value})
-	}
+	p.take(s.File)
 	return p, nil
 }
 
@@ -122,6 +131,9 @@ func oneOfEachName(todo []*pending) (now, later []*pending) {
 // error, the store's, that is what was not written.
 func (r *Registry) submitRound(ctx context.Context, todo []*pending, results []SubmitResult) (again []*pending, err error) {
 	view, err := r.readFor(ctx, todo)
+	if err == nil {
+		err = r.keepDropIns(ctx, todo, view)
+	}
 	if err != nil {
 		return todo, err
 	}
@@ -190,9 +202,13 @@ func beaten(ps []*pending, results []SubmitResult) (again []*pending) {
 // readFor reads the records and texts that todo touches.
 func (r *Registry) readFor(ctx context.Context, todo []*pending) (map[string]*kv.KV, error) {
 	var keys []string
-	texts := map[unit.Hash]bool{}
+	texts, templates := map[unit.Hash]bool{}, map[unit.Name]bool{}
 	for _, p := range todo {
 		keys = append(keys, r.unitKey(p.Name))
+		if t, ok := p.Name.Template(); ok && p.File != nil && !templates[t] {
+			templates[t] = true
+			keys = append(keys, r.unitKey(t))
+		}
 		if h := p.record.Hash; p.File != nil && !texts[h] {
 			texts[h] = true
 			keys = append(keys, r.fileKey(h))
@@ -225,6 +241,9 @@ func (r *Registry) plan(p *pending, view map[string]*kv.KV) (atom, SubmitResult)
 		}
 		known = err == nil // a damaged record is replaced by the text now given
 	}
+	if p.Was != "" && (!known || old.Hash != p.Was) {
+		return atom{}, SubmitResult{Err: fmt.Errorf("submit %s: it no longer has the text %s: %w", p.Name, p.Was, fleet.ErrConflict)}
+	}
 	if p.File == nil {
 		if !known {
 			return atom{}, SubmitResult{Err: fmt.Errorf("submit %s: no text given and no such unit: %w", p.Name, fleet.ErrNotFound)}
@@ -246,16 +265,16 @@ func (r *Registry) plan(p *pending, view map[string]*kv.KV) (atom, SubmitResult)
 	if p.Target != nil {
 		rec.Target = *p.Target
 	}
-	return r.planRecord(p, cur, rec, a), SubmitResult{Created: true}
+	return r.planRecord(p, cur, rec, a), SubmitResult{Created: true, Hash: rec.Hash}
 }
 
 // planTarget sets the target of a unit whose text stays; a may hold that text, if the store has lost it.
 func (r *Registry) planTarget(p *pending, cur *kv.KV, old unitRecord, a atom) (atom, SubmitResult) {
 	if p.Target == nil || *p.Target == old.Target {
-		return a, SubmitResult{Rev: cur.Mod}
+		return a, SubmitResult{Rev: cur.Mod, Hash: old.Hash}
 	}
 	old.Target = *p.Target
-	return r.planRecord(p, cur, old, a), SubmitResult{}
+	return r.planRecord(p, cur, old, a), SubmitResult{Hash: old.Hash}
 }
 
 // planText puts a text that a record is about to name. A text is written even if it is there: its new mod revision is what keeps

@@ -26,7 +26,7 @@ func testSubmit(t *testing.T, f *fixture) {
 		if got.Err != nil {
 			t.Fatalf("%s: %v", name, got.Err)
 		}
-		want.Rev = got.Rev
+		want.Rev, want.Hash = got.Rev, file(t, wantText).Hash()
 		f.want(name, want, got)
 		if wrote := f.rev() > before; wrote != writes {
 			t.Errorf("%s: wrote=%v, want %v", name, wrote, writes)
@@ -77,7 +77,7 @@ func TestSubmitRefuses(t *testing.T) {
 			if !strings.Contains(res[0].Err.Error(), row.says) {
 				t.Errorf("%q does not say %q", res[0].Err, row.says)
 			}
-			f.want("good", SubmitResult{Created: true, Rev: f.rev()}, res[1])
+			f.want("good", SubmitResult{Created: true, Rev: f.rev(), Hash: file(t, otherText).Hash()}, res[1])
 		})
 	}
 }
@@ -94,7 +94,7 @@ func TestSubmitOverStrangeRecords(t *testing.T) {
 	)
 	f.wantErr("a newer record stays", res[0].Err, errNewer)
 	f.want("newer record", `{"v":2,"hash":{"sha256":"…"}}`, f.get("units/new.service"))
-	f.want("a damaged record is replaced", SubmitResult{Created: true, Rev: res[1].Rev}, res[1])
+	f.want("a damaged record is replaced", SubmitResult{Created: true, Rev: res[1].Rev, Hash: file(t, otherText).Hash()}, res[1])
 	f.want("and then set", fleet.Launched, f.snapshot().Units["bad.service"].Target)
 	if _, _, err := f.Unit(ctx, "new.service"); !errors.Is(err, errNewer) {
 		t.Errorf("reading a newer record: %v", err)

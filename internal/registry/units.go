@@ -84,7 +84,7 @@ func (r *Registry) Files(ctx context.Context, hashes ...unit.Hash) (map[unit.Has
 
 // file parses a stored text; nil if it is not what its hash says.
 func (r *Registry) file(h unit.Hash, kv kv.KV) *unit.File {
-	f, err := unit.Parse(kv.Value)
+	f, err := unit.ParseStored(kv.Value)
 	if err == nil && f.Hash() != h {
 		err = fmt.Errorf("the text's hash is %s", f.Hash())
 	}
