@@ -22,8 +22,10 @@ type Semaphore struct {
 	// Domain is a metadata key: at most one machine of each of its values holds a permit. "" = no such rule.
 	Domain string `json:"domain,omitempty"`
 	// Outage lets a machine reboot although the store loses its quorum meanwhile, where there are too few voters to avoid it.
-	Outage  bool     `json:"outage,omitempty"`
-	Holders []Holder `json:"holders,omitempty"` // by ID
+	Outage bool `json:"outage,omitempty"`
+	// Homeless lets a machine reboot although units of it run nowhere meanwhile.
+	Homeless bool     `json:"homeless,omitempty"`
+	Holders  []Holder `json:"holders,omitempty"` // by ID
 }
 
 // Holder is a machine with a permit. It keeps it until it is back and healthy, says that it will not reboot, or an operator
@@ -47,7 +49,7 @@ type Machine struct {
 type Cluster struct {
 	At       time.Time
 	Machines map[string]Machine // all that belong to the cluster, down ones too
-	// Homeless are exclusive units on the asking machine that no other machine would take.
+	// Homeless are units on the asking machine that no other machine would take now, each with why.
 	Homeless []string
 }
 
@@ -59,12 +61,13 @@ type Refusal struct {
 
 // The kinds of refusals.
 const (
-	Full      = "semaphore_full"
-	InDomain  = "domain_busy"
-	Unready   = "machines_down"
-	Quorum    = "quorum"
-	Exclusive = "exclusive_units"
-	Closed    = "window_closed"
+	Full     = "semaphore_full"
+	InDomain = "domain_busy"
+	Unready  = "machines_down"
+	Quorum   = "quorum"
+	Homeless = "homeless_units"
+	Closed   = "window_closed"
+	Gone     = "permit_gone"
 )
 
 func (r *Refusal) Error() string { return r.Reason }
@@ -132,10 +135,24 @@ func (s Semaphore) refuse(ask Holder, c Cluster) *Refusal {
 			return r
 		}
 	}
-	if len(c.Homeless) > 0 {
-		return &Refusal{Exclusive, fmt.Sprintf("no other machine takes %s, of which one copy must run", strings.Join(c.Homeless, ", "))}
+	// On a host that is alone units have no other home whatever one does.
+	if len(c.Homeless) > 0 && len(c.Machines) > 1 && !s.Homeless {
+		return &Refusal{Homeless, fmt.Sprintf("no other machine takes %s: make room, or allow it with fleetctl reboot set-homeless yes",
+			strings.Join(c.Homeless, ", "))}
 	}
 	return nil
+}
+
+// Still says to a holder that is about to go why it must not any more: what it was granted on may have changed while its units
+// left. nil = it may go.
+func (s Semaphore) Still(id string, c Cluster) *Refusal {
+	i := s.find(id)
+	if i < 0 {
+		return &Refusal{Gone, "the permit was taken away"}
+	}
+	s.Holders = slices.Delete(slices.Clone(s.Holders), i, i+1)
+	c.Homeless = nil // they have been moved, or are where they were when it was granted
+	return s.refuse(Holder{ID: id}, c)
 }
 
 func (s Semaphore) names() string {
@@ -202,6 +219,17 @@ func (s Semaphore) Unlock(id string) (Semaphore, error) {
 		return s, fmt.Errorf("%s: %w", id, ErrNotHolder)
 	}
 	return s.drop(i), nil
+}
+
+// Lock gives a permit because an operator says so, whatever else holds.
+func (s Semaphore) Lock(h Holder, at time.Time) Semaphore {
+	if s.find(h.ID) >= 0 {
+		return s
+	}
+	h.Since = at
+	s.Holders = append(slices.Clone(s.Holders), h)
+	slices.SortFunc(s.Holders, func(a, b Holder) int { return strings.Compare(a.ID, b.ID) })
+	return s
 }
 
 func (s Semaphore) drop(i int) Semaphore {

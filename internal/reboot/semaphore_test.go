@@ -63,7 +63,9 @@ func TestTake(t *testing.T) {
 		{"alone", Semaphore{}, "m1*", "m1", nil, "yes"},
 		{"the only voter of two", Semaphore{}, "m1* m2", "m1", nil, "quorum: the store has 1 voters and stands still while m1 reboots: add machines or set cluster_size to 3, or allow it with fleetctl reboot set-outage yes"},
 		{"the only voter of two, with consent", Semaphore{Outage: true}, "m1* m2", "m1", nil, "yes"},
-		{"an exclusive unit has nowhere to go", Semaphore{}, "m1 m2 m3", "m1", []string{"db.service"}, "exclusive_units: no other machine takes db.service, of which one copy must run"},
+		{"a unit has nowhere to go", Semaphore{}, "m1 m2 m3", "m1", []string{"db.service (m2: conflicts with db2.service)"}, "homeless_units: no other machine takes db.service (m2: conflicts with db2.service): make room, or allow it with fleetctl reboot set-homeless yes"},
+		{"a unit has nowhere to go, with consent", Semaphore{Homeless: true}, "m1 m2 m3", "m1", []string{"db.service"}, "yes"},
+		{"a unit of a host that is alone", Semaphore{}, "m1*", "m1", []string{"db.service"}, "yes"},
 		{"a stranger is only counted", Semaphore{}, "m1* m2* m3*", "zincati", nil, "yes"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -332,4 +334,33 @@ func FuzzParseWindow(f *testing.F) {
 			t.Errorf("%q: not open at its next opening %v", s, next)
 		}
 	})
+}
+
+func TestHolderAsksAgainBeforeItGoes(t *testing.T) {
+	s := Semaphore{Holders: holders("m1")}
+	for _, tt := range []struct{ name, cluster, ask, want string }{
+		{"nothing has changed", "m1* m2* m3*", "m1", ""},
+		{"a voter died while the units left", "m1* m2*! m3* m4", "m1", "machines_down: m2 down; with 1 permits no more may go"},
+		{"the permit was taken away", "m1* m2* m3*", "m2", "permit_gone: the permit was taken away"},
+	} {
+		c := cluster(tt.cluster)
+		c.Homeless = []string{"db.service"}
+		got := ""
+		if r := s.Still(tt.ask, c); r != nil {
+			got = r.Kind + ": " + r.Reason
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%s: %s", tt.name, diff)
+		}
+	}
+	if s.names() != "m1" {
+		t.Error("asking has changed the value")
+	}
+}
+
+func TestOperatorsLock(t *testing.T) {
+	s := Semaphore{Holders: holders("m2")}.Lock(Holder{ID: "m1", Reason: "by hand"}, noon()).Lock(Holder{ID: "m2", Reason: "by hand"}, noon())
+	if s.names() != "m1, m2" || s.Holders[0].Since != noon() || s.Holders[1].Reason == "by hand" {
+		t.Errorf("%+v", s)
+	}
 }
