@@ -128,8 +128,14 @@ func (r *rig) ctl(h *host.Host, args ...string) string {
 // tryCtl runs fleetctl and returns what it wrote to stdout and stderr, and its exit code.
 func (r *rig) tryCtl(h *host.Host, args ...string) (stdout, stderr string, code int) {
 	r.t.Helper()
-	line := "mkdir -p /root/units && cd /root/units && exec fleetctl \"$@\""
-	cmd, err := h.Command(r.ctx, "sh", append([]string{"-c", line, "sh"}, args...)...)
+	return r.try(h, "fleetctl", args...)
+}
+
+// try runs a program on a host, in the folder where write puts units.
+func (r *rig) try(h *host.Host, program string, args ...string) (stdout, stderr string, code int) {
+	r.t.Helper()
+	line := "mkdir -p /root/units && cd /root/units && exec \"$@\""
+	cmd, err := h.Command(r.ctx, "sh", append([]string{"-c", line, "sh", program}, args...)...)
 	r.must(err)
 	var out, text bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &text
