@@ -54,7 +54,7 @@ func newCluster(tb testing.TB, socket string) *cluster {
 func (c *cluster) serve(tb testing.TB) {
 	log := slog.New(slog.DiscardHandler)
 	ctx, cancel := context.WithCancel(c.ctx)
-	server := api.NewServer(ctx, api.NewHandler(api.Config{Registry: c.reg, Explain: explain, Version: "1.2.3", Journal: c.journal.read}), log)
+	server := api.NewServer(ctx, api.NewHandler(api.Config{Registry: c.reg, Explain: explain, Version: "1.2.3", Journal: c.journal.read, Network: c.network}), log)
 	l, err := net.Listen("unix", c.socket)
 	if err != nil {
 		tb.Fatal(err)

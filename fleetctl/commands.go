@@ -57,6 +57,11 @@ func commands() []command {
 			flags: append([]string{"replace"}, blocking...), quiet: []string{"sign"},
 			about:   submitsToo,
 			example: "fleetctl load backup.service backup.timer"},
+		{name: "network", summary: "Show how the machines reach each other through the overlay", run: networkCommand, flags: listing,
+			about: "Each machine measures the way to every other, now. Columns: machine, ip, subnet, backend, mtu, reaches, slowest\n" +
+				"(round trip), state; with --fields also why (of the backend) and iface. Then the round trip of each pair, and\n" +
+				"what keeps a pair apart. Exits with 1 when a machine does not reach another.",
+			example: "fleetctl network"},
 		{name: "restart", args: "UNIT...", summary: "Stop units and start them again on the machines they are on", run: restart, completes: []string{"units", "files"},
 			flags:   []string{"block-attempts"},
 			about:   submitsToo,

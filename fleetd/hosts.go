@@ -117,7 +117,7 @@ func (h *hosts) serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	srv := api.NewServer(ctx, api.NewHostHandler(api.HostConfig{
-		Journal: h.own.Read, Unknown: h.unknown, Version: daemon.Version(),
+		Journal: h.own.Read, Unknown: h.unknown, Network: h.ownNetwork, Version: daemon.Version(),
 	}), h.log)
 	ended := make(chan struct{})
 	go func() {

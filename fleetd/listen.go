@@ -93,6 +93,7 @@ func (h *host) serveAPI(ctx context.Context, listeners []net.Listener) error {
 		Registry:   h.registry,
 		Explain:    engine.Explain,
 		Journal:    h.hosts.readJournal,
+		Network:    h.hosts.network,
 		Ready:      h.ready,
 		Version:    daemon.Version(),
 		Metrics:    h.metrics.handler(),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,13 +12,8 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"sync"
 	"text/tabwriter"
 	"time"
-
-	"golang.org/x/net/icmp"
-	"golang.org/x/net/ipv4"
-	"golang.org/x/net/ipv6"
 
 	"github.com/fleet-init/fleet/internal/network"
 	"github.com/fleet-init/fleet/netd/link"
@@ -68,7 +64,7 @@ type PeerStatus struct {
 	Handshake time.Time     `json:"handshake,omitzero"`
 	RTT       time.Duration `json:"rtt,omitempty"` // with --probe
 	Silent    bool          `json:"silent,omitempty"`
-	target    netip.Addr
+	targets   []netip.Addr
 }
 
 func (n *node) status() Status {
@@ -86,14 +82,8 @@ func (n *node) status() Status {
 	own := n.view.Own
 	s.Lease.Subnet, s.Lease.V4, s.Lease.V6, s.Lease.PublicIP = own.Name(), own.V4, own.V6, publicOf(own)
 	for name, l := range n.view.Peers {
-		p := PeerStatus{Subnet: name, Machine: l.Machine(), PublicIP: publicOf(l), Backend: l.BackendType, Skipped: n.skipped[name], Failed: n.failed[name], target: l.PublicIP}
-		// Where there is a device, a peer has its subnet's first address on it; else its own address must do.
-		if n.backend != network.HostGW && n.backend != network.Alloc {
-			p.target = l.V4.Addr()
-			if !l.V4.IsValid() {
-				p.target = l.V6.Addr()
-			}
-		}
+		p := PeerStatus{Subnet: name, Machine: l.Machine(), PublicIP: publicOf(l), Backend: l.BackendType, Skipped: n.skipped[name], Failed: n.failed[name]}
+		p.targets = n.targets(l)
 		s.Peers = append(s.Peers, p)
 	}
 	keys := map[string]string{}
@@ -105,7 +95,7 @@ func (n *node) status() Status {
 		}
 	}
 	n.mu.Unlock()
-	slices.SortFunc(s.Peers, func(a, b PeerStatus) int { return a.target.Compare(b.target) })
+	slices.SortFunc(s.Peers, func(a, b PeerStatus) int { return cmp.Compare(a.Subnet, b.Subnet) })
 	s.Devices, _ = n.kernel.Counters() // without them the rest is still worth showing
 	for dev := range s.Devices {
 		if len(keys) == 0 {
@@ -126,6 +116,21 @@ func (n *node) status() Status {
 	return s
 }
 
+// targets are the addresses that a peer answers on if its path is as it must be, one for each family. Where there is a device, a peer has
+// its subnet's first address on it; else its own address must do.
+func (n *node) targets(l network.Lease) (out []netip.Addr) {
+	all := []netip.Addr{l.V4.Addr(), l.V6.Addr()}
+	if n.backend == network.HostGW || n.backend == network.Alloc {
+		all = []netip.Addr{l.PublicIP, l.PublicIPv6}
+	}
+	for i, own := range []netip.Prefix{n.view.Own.V4, n.view.Own.V6} {
+		if all[i].IsValid() && own.IsValid() {
+			out = append(out, all[i])
+		}
+	}
+	return out
+}
+
 func publicOf(l network.Lease) string {
 	if l.PublicIP.IsValid() {
 		return l.PublicIP.String()
@@ -134,74 +139,6 @@ func publicOf(l network.Lease) string {
 		return l.PublicIPv6.String()
 	}
 	return "-"
-}
-
-// probe pings every peer once through the overlay, and waits a second for the answers.
-func probe(ctx context.Context, s *Status) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	var wg sync.WaitGroup
-	for _, fam := range []struct {
-		network, any string
-		v6           bool
-		request      icmp.Type
-		proto        int
-	}{{"ip4:icmp", "0.0.0.0", false, ipv4.ICMPTypeEcho, 1}, {"ip6:ipv6-icmp", "::", true, ipv6.ICMPTypeEchoRequest, 58}} {
-		at := map[netip.Addr]*PeerStatus{}
-		for i := range s.Peers {
-			if p := &s.Peers[i]; p.target.IsValid() && p.target.Is6() == fam.v6 {
-				at[p.target] = p
-				p.Silent = true
-			}
-		}
-		if len(at) == 0 {
-			continue
-		}
-		c, err := icmp.ListenPacket(fam.network, fam.any)
-		if err != nil {
-			continue // without CAP_NET_RAW nobody answers; they show as silent
-		}
-		stop := context.AfterFunc(ctx, func() { c.Close() })
-		defer stop()
-		id := int(time.Now().UnixNano() & 0xffff)
-		begun := time.Now()
-		wg.Go(func() { hear(c, id, fam.proto, begun, at) })
-		msg := icmp.Message{Type: fam.request, Body: &icmp.Echo{ID: id, Seq: 1, Data: []byte("netd")}}
-		b, err := msg.Marshal(nil)
-		if err != nil {
-			continue
-		}
-		for a := range at {
-			_, _ = c.WriteTo(b, &net.IPAddr{IP: a.AsSlice()}) // no answer says the same
-		}
-	}
-	wg.Wait()
-}
-
-// hear notes answers until all are there or the socket is closed.
-func hear(c *icmp.PacketConn, id, proto int, begun time.Time, at map[netip.Addr]*PeerStatus) {
-	defer c.Close()
-	buf := make([]byte, 1500)
-	for left := len(at); left > 0; {
-		n, from, err := c.ReadFrom(buf)
-		if err != nil {
-			return
-		}
-		m, err := icmp.ParseMessage(proto, buf[:n])
-		if err != nil {
-			continue
-		}
-		echo, ok := m.Body.(*icmp.Echo)
-		ip, ok2 := from.(*net.IPAddr)
-		if !ok || !ok2 || echo.ID != id || m.Type != ipv4.ICMPTypeEchoReply && m.Type != ipv6.ICMPTypeEchoReply {
-			continue
-		}
-		a, _ := netip.AddrFromSlice(ip.IP)
-		if p := at[a.Unmap()]; p != nil && p.Silent {
-			p.Silent, p.RTT = false, time.Since(begun)
-			left--
-		}
-	}
 }
 
 // status is the command.

@@ -37,6 +37,7 @@ type Config struct {
 	Ready      func() error
 	Version    string       // of fleetd, for the Server header
 	Journal    ReadJournal  // reads any machine's journal; nil: 404
+	Network    HostNetwork  // asks any machine's netd; nil: 404
 	Metrics    http.Handler // serves /metrics; nil: 404
 	TokenLimit uint16       // entries per page of fleet v1's lists; 0: 100
 	Log        *slog.Logger // requests that failed on our side; nil: nowhere
@@ -80,6 +81,7 @@ func NewHandler(c Config) http.Handler {
 		"watch":     {"GET": h.watch},
 		"explain":   {"GET": h.explain},
 		"journal":   {"GET": h.journal},
+		"network":   {"GET": h.network},
 		"version":   {"GET": h.version},
 	}
 	return h

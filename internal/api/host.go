@@ -18,24 +18,34 @@ import (
 	"github.com/fleet-init/fleet/internal/unit"
 )
 
-// HostConfig is what a fleetd shows to the fleetds of other hosts. All of it must be set.
+// HostConfig is what a fleetd shows to the fleetds of other hosts. All but Network must be set.
 type HostConfig struct {
 	// Journal reads this host's own journal.
 	Journal func(ctx context.Context, q fleet.LogQuery, each func(fleet.LogEntry) error) error
 	// Known returns those of the names that are no units of the cluster.
 	Unknown func(ctx context.Context, names []unit.Name) ([]unit.Name, error)
+	// Network asks this host's netd; nil: nobody is asked.
+	Network func(ctx context.Context, all bool) (fleet.HostNetwork, error)
 	Version string
 }
 
 // hostPath is below a name of its own, so that nobody takes it for the API.
 const hostPath = "/fleet/host/v1/journal"
 
-// NewHostHandler returns what other hosts may ask of this one: the logs of the cluster's units, and nothing else.
+// NewHostHandler returns what other hosts may ask of this one: the logs of the cluster's units and how it reaches the others, and
+// nothing else.
 func NewHostHandler(c HostConfig) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+hostPath, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Server", "fleetd/"+c.Version)
 		if err := c.journal(w, r); err != nil {
+			e := toError(err)
+			reply(w, e.Code, map[string]*Error{"error": e})
+		}
+	})
+	mux.HandleFunc("GET "+networkPath, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Server", "fleetd/"+c.Version)
+		if err := c.network(w, r); err != nil {
 			e := toError(err)
 			reply(w, e.Code, map[string]*Error{"error": e})
 		}
@@ -89,13 +99,17 @@ func NewHostClient(c *tls.Config) *HostClient {
 	}}}
 }
 
+// url is where another host's fleetd listens, without a path.
+func (c *HostClient) url(addr netip.AddrPort) string {
+	if c.http.Transport.(*http.Transport).TLSClientConfig != nil {
+		return "https://" + addr.String()
+	}
+	return "http://" + addr.String()
+}
+
 // Journal reads another host's journal, as Config.Journal does.
 func (c *HostClient) Journal(ctx context.Context, addr netip.AddrPort, q fleet.LogQuery, each func(fleet.LogEntry) error) error {
-	scheme := "http://"
-	if c.http.Transport.(*http.Transport).TLSClientConfig != nil {
-		scheme = "https://"
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+addr.String()+hostPath+"?"+logValues(q).Encode(), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url(addr)+hostPath+"?"+logValues(q).Encode(), nil)
 	if err != nil {
 		return fmt.Errorf("ask for logs: %w", err)
 	}
