@@ -44,7 +44,7 @@ func (h *handler) batch(w http.ResponseWriter, r *http.Request, _ string) error 
 	if len(subs) > 0 {
 		for i, res := range h.Registry.Submit(r.Context(), subs...) {
 			result := &out.Results[at[i]]
-			result.Created, result.Rev = res.Created, res.Rev
+			result.Created, result.Rev, result.Hash = res.Created, res.Rev, string(res.Hash)
 			out.Rev = max(out.Rev, res.Rev)
 			if res.Err != nil {
 				result.Err = toError(fmt.Errorf("submit %s: %w", subs[i].Name, res.Err))

@@ -35,28 +35,32 @@ func submission(u Unit) (fleet.Submission, error) {
 		}
 		sub.Target = &target
 	}
+	sub.Was = unit.Hash(u.Was)
 	if len(u.Options) > 0 {
-		sub.File, err = file(name, u.Options)
+		sub.File, sub.SpeaksFor, err = file(name, u)
+	} else if len(u.DropIns) > 0 {
+		err = &fleet.InvalidError{What: "drop-ins of " + u.Name + " without its options", Hint: "send both: they are one text"}
 	}
 	return sub, err
 }
 
-// file makes a unit file of options, which come from anyone and end in a file that a host's systemd reads.
-func file(name unit.Name, options []unit.Option) (*unit.File, error) {
+// file makes a unit file of options, which come from anyone and end in a file that a host's systemd reads; and the units whose drop-ins it
+// speaks for.
+func file(name unit.Name, u Unit) (f *unit.File, speaksFor []unit.Name, err error) {
 	size := 0
-	for _, o := range options {
+	for o := range u.all() {
 		size += len(o.Section) + len(o.Name) + len(o.Value)
 	}
 	if size > unit.MaxSize {
-		return nil, refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf(
+		return nil, nil, refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf(
 			"%s has more than %d MiB of text: keep data in files of its own and name them in the unit", name, unit.MaxSize>>20))
 	}
-	f, err := unit.FromOptions(options)
+	f, speaksFor, err = u.File()
 	if err == nil {
 		err = unit.Validate(f, name)
 	}
 	if err != nil {
-		return nil, unit.InFile(string(name), err)
+		return nil, nil, unit.InFile(string(name), err)
 	}
-	return f, nil
+	return f, speaksFor, nil
 }

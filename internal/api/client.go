@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -112,6 +113,19 @@ func (c *Client) Unit(ctx context.Context, name string) (Unit, error) {
 	var u Unit
 	err := c.get(ctx, "units/"+url.PathEscape(name)+"?view=whole", &u)
 	return u, err
+}
+
+// Texts reads units with their texts; those that are not known are left out.
+func (c *Client) Texts(ctx context.Context, names ...string) ([]Unit, error) {
+	var all []Unit
+	for part := range slices.Chunk(names, 200) { // what fits into a request line
+		var p page
+		if err := c.get(ctx, "units?view=text&"+url.Values{"unit": part}.Encode(), &p); err != nil {
+			return nil, err
+		}
+		all = append(all, p.Units...)
+	}
+	return all, nil
 }
 
 // Batch sets and destroys units. Its error is of the request as a whole; each unit's own is in its result. A large one may

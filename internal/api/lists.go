@@ -50,16 +50,44 @@ func (h *handler) keep(v *view) {
 // whole reports whether the client asked for the list in one page with the additive fields.
 func whole(r *http.Request) bool { return r.URL.Query().Get("view") == "whole" }
 
+// listUnits answers with a page of fleet v1, or with view=whole with all units without their texts; with view=text with those that are
+// named, all of each.
 func (h *handler) listUnits(w http.ResponseWriter, r *http.Request, _ string) error {
+	if r.URL.Query().Get("view") == "text" {
+		return h.texts(w, r)
+	}
 	return h.list(w, r, func(ctx context.Context, v *view, n uint16, p *page) (err error) {
 		if n == 0 {
 			p.Units, p.Machines = v.units(), v.machines()
 			return nil
 		}
 		p.Units, p.NextPageToken = cut(v.units(), n, h.TokenLimit)
-		p.Units, err = h.withOptions(ctx, p.Units)
-		return err
+		if err = h.addTexts(ctx, p.Units); err != nil {
+			return err
+		}
+		for i := range p.Units {
+			p.Units[i] = trimUnit(p.Units[i])
+		}
+		return nil
 	})
+}
+
+func (h *handler) texts(w http.ResponseWriter, r *http.Request) error {
+	v, err := h.read(r.Context())
+	if err != nil {
+		return err
+	}
+	var p page
+	for _, name := range r.URL.Query()["unit"] {
+		if u, ok := v.unit(unit.Name(name)); ok {
+			p.Units = append(p.Units, u)
+		}
+	}
+	if err := h.addTexts(r.Context(), p.Units); err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, p)
+	return nil
 }
 
 func (h *handler) listStates(w http.ResponseWriter, r *http.Request, _ string) error {
@@ -116,28 +144,30 @@ func (h *handler) list(w http.ResponseWriter, r *http.Request, fill func(ctx con
 	return nil
 }
 
-// withOptions makes fleet v1's units: with their text, without what was added since.
-func (h *handler) withOptions(ctx context.Context, units []Unit) ([]Unit, error) {
-	if len(units) == 0 {
-		return nil, nil
-	}
+// addTexts adds the texts of units: options and drop-ins.
+func (h *handler) addTexts(ctx context.Context, units []Unit) error {
 	hashes := make([]unit.Hash, len(units))
 	for i, u := range units {
 		hashes[i] = unit.Hash(u.Hash)
 	}
 	files, err := h.Registry.Files(ctx, hashes...)
 	if err != nil {
-		return nil, fmt.Errorf("read unit texts: %w", err)
+		return fmt.Errorf("read unit texts: %w", err)
 	}
-	list := make([]Unit, len(units))
-	for i, u := range units {
+	for i := range units {
+		u := &units[i]
 		// A text missing here was collected since the snapshot: the unit has just been replaced or destroyed.
 		if f := files[unit.Hash(u.Hash)]; f != nil {
-			u.Options = f.Options
+			var with []unit.Name // folders that have any
+			for _, n := range unit.Folders(unit.Name(u.Name)) {
+				if len(f.From(n)) > 0 {
+					with = append(with, n)
+				}
+			}
+			u.SetFile(f, with...)
 		}
-		list[i] = trimUnit(u)
 	}
-	return list, nil
+	return nil
 }
 
 // v1States leaves out the rows that only carry an agent's reason: fleet published no state without a hash.

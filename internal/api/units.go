@@ -31,13 +31,12 @@ func (h *handler) getUnit(w http.ResponseWriter, r *http.Request, item string) e
 	if err != nil {
 		return err
 	}
-	list, err := h.withOptions(r.Context(), []Unit{u})
-	if err != nil {
+	list := []Unit{u}
+	if err := h.addTexts(r.Context(), list); err != nil {
 		return err
 	}
-	if whole(r) {
-		u.Options = list[0].Options
-		list[0] = u
+	if !whole(r) {
+		list[0] = trimUnit(list[0])
 	}
 	reply(w, http.StatusOK, list[0])
 	return nil

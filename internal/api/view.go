@@ -34,7 +34,7 @@ func (v *view) unit(name unit.Name) (Unit, bool) {
 	}
 	w := Unit{
 		Name: string(name), DesiredState: string(u.Target), Hash: string(u.Hash),
-		Description: u.Description, Global: u.Needs.Global, Rev: u.Rev,
+		Description: u.Description, Global: u.Needs.Global, Rev: u.Rev, Main: string(u.Main),
 	}
 	if !w.Global {
 		w.CurrentState = string(fleet.Inactive)

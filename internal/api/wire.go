@@ -8,7 +8,7 @@ import (
 )
 
 // Unit is a unit as users see it. The fields after MachineID are left out of fleet v1's answers: they come with
-// ?view=whole and in a watch, where the options in turn stay away (a list of 10,000 units has no use for their texts).
+// ?view=whole and in a watch, where the options in turn stay away (a list of 10,000 units has no use for their texts). ?view=text gives all.
 type Unit struct {
 	CurrentState string        `json:"currentState,omitempty"` // inactive, loaded, launched; empty for global units
 	DesiredState string        `json:"desiredState,omitempty"` // the target state
@@ -21,6 +21,12 @@ type Unit struct {
 	Global      bool   `json:"global,omitempty"`
 	Machines    int    `json:"machines,omitempty"` // global: on how many registered machines it is placed
 	Rev         int64  `json:"revision,omitempty"` // of its record: grows with every change of text or target state
+
+	Main string `json:"mainHash,omitempty"` // of the text without its drop-ins, if it has any
+	// DropIns are options by folder (the unit's name or its template's) and file name. In what is sent, a folder that is named is told
+	// whole; of one that is not, the stored drop-ins stay.
+	DropIns map[unit.Name]map[string][]unit.Option `json:"dropIns,omitempty"`
+	Was     string                                 `json:"was,omitempty"` // sent: the hash that it must have now, else 409
 }
 
 // UnitState is what one machine's systemd says of one unit. The fields after SystemdSubState are additive, as in Unit.
@@ -79,6 +85,7 @@ type UnitResult struct {
 	Name    string `json:"name"`
 	Created bool   `json:"created,omitempty"`  // new, or replaced with a different text
 	Rev     int64  `json:"revision,omitempty"` // of its record, when it was set
+	Hash    string `json:"hash,omitempty"`     // that it has now
 	Err     *Error `json:"error,omitempty"`
 }
 
