@@ -17,6 +17,8 @@ var (
 	ErrConflict = errors.New("changed meanwhile") // a guard of a write did not hold: plan again
 	ErrInvalid  = unit.ErrInvalid                 // the user's input is wrong: 400; also what unit's errors are
 	ErrNoStore  = errors.New("the store cannot be reached")
+	// ErrForbidden: who asks may not: 403.
+	ErrForbidden = errors.New("not allowed")
 )
 
 // MachineID is a host's /etc/machine-id: 32 lower-case hex digits.
