@@ -24,7 +24,7 @@ func (f *File) Needs(name Name) (Needs, error) { return NeedsOf(f.Options, name)
 //   - Conflicts (X-Conflicts): globs, several a value with space between;
 //   - Replaces: one glob a value;
 //   - Publish: ports as ParsePort reads them, several a value with space between; in a template those that are ports already;
-//   - Global: the last value counts.
+//   - Global, Exclusive, OnDisconnect: the last value counts.
 //
 // Values that fleet dropped in silence, or that could never fit, are a *ParseError. Unknown options are passed over: Validate
 // refuses them when a unit comes in, and a daemon that is older than the unit's author goes on with what it knows.
@@ -75,6 +75,10 @@ func (r *reader) option(key string, values []string) *ParseError {
 		take = r.publish
 	case "Global":
 		take = r.global
+	case "Exclusive":
+		take = r.exclusive
+	case "OnDisconnect":
+		take = r.disconnect
 	default:
 		return nil
 	}

@@ -13,7 +13,7 @@ func TestNeeds(t *testing.T) {
 		want           Needs
 	}{
 		{"nothing asked", "", "", Needs{}},
-		{"unknown options are passed over here", "", "Exclusive=yes", Needs{}},
+		{"unknown options are passed over here", "", "Priority=9", Needs{}},
 
 		{"machine ID: the first value counts", "", "MachineID=a\nMachineID=b", Needs{MachineID: "a"}},
 		{"machine ID: the first of a quoted list", "", `MachineID="a" "b"`, Needs{MachineID: "a"}},

@@ -30,4 +30,7 @@ type Needs struct {
 	Replaces  []Glob              // units that are moved away from the machine
 	Publish   []Port              // ports of the machine that no other unit there may publish
 	Global    bool                // run on every machine that fits
+
+	Exclusive    bool       // at most one copy is alive at any time
+	OnDisconnect Disconnect // what a cut-off host does with it; empty: it runs on
 }

@@ -28,12 +28,16 @@ func Validate(f *File, name Name) error {
 	if err := f.checkDropIns(name); err != nil {
 		return err
 	}
+	if err := f.checkExclusive(needs, name); err != nil {
+		return err
+	}
 	return f.checkTogether(needs)
 }
 
 // Known returns the options that [X-Fleet] takes, without their legacy names, sorted.
 func Known() []string {
-	return []string{"Conflicts", "Global", "MachineID", "MachineMetadata", "MachineOf", "Network", "Publish", "Replaces"}
+	return []string{"Conflicts", "Exclusive", "Global", "MachineID", "MachineMetadata", "MachineOf", "Network", "OnDisconnect", "Publish",
+		"Replaces"}
 }
 
 // modern turns fleet's oldest option names, still found in files, into today's; others come back as they are.
