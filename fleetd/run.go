@@ -14,6 +14,7 @@ import (
 	"github.com/fleet-init/fleet/fleetd/engine"
 	"github.com/fleet-init/fleet/fleetd/member"
 	"github.com/fleet-init/fleet/internal/conf"
+	"github.com/fleet-init/fleet/internal/kv"
 	"github.com/fleet-init/fleet/internal/kv/etcd"
 	"github.com/fleet-init/fleet/internal/registry"
 	daemon "github.com/fleet-init/fleet/internal/run"
@@ -76,6 +77,7 @@ type host struct {
 	id       identity
 	notify   daemon.Notifier
 	member   *member.Member
+	store    kv.Store
 	registry *registry.Registry
 	presence *presence
 	systemd  *systemd.Systemd
@@ -104,13 +106,15 @@ func build(c Config, log *slog.Logger, level *slog.LevelVar) (*host, error) {
 		return nil, err
 	}
 	h.metrics = newMetrics()
-	h.registry = registry.New(h.metrics.counted(etcd.New(h.member.Client())), c.EtcdKeyPrefix, log)
+	h.store = h.metrics.counted(etcd.New(h.member.Client()))
+	h.registry = registry.New(h.store, c.EtcdKeyPrefix, log)
 	h.presence = newPresence(h.registry, registry.Hello{
 		Machine: machine, Instance: h.id.installation, Boot: h.id.boot,
 	}, c.AgentTTL, log)
 
 	h.systemd = systemd.New(systemd.Options{User: c.SystemdUser, Log: log})
-	disk, err := agent.OpenDir(c.UnitsDirectory, filepath.Join(filepath.Dir(filepath.Clean(c.UnitsDirectory)), "started"), log)
+	beside := filepath.Dir(filepath.Clean(c.UnitsDirectory))
+	disk, err := agent.OpenDir(c.UnitsDirectory, filepath.Join(beside, "started"), filepath.Join(beside, "drop-ins"), log)
 	if err != nil {
 		return nil, fmt.Errorf("units_directory: %w: it must be writable", err)
 	}

@@ -56,16 +56,17 @@ type Signals interface {
 type Disk interface {
 	Read() (map[unit.Name]OnDisk, error)
 	Write(name unit.Name, f *unit.File) error
-	Remove(name unit.Name) error                  // file and mark; none is no error
+	Remove(name unit.Name) error                  // file, drop-ins and mark; none is no error
 	Mark(name unit.Name, started unit.Hash) error // "" takes the mark away
 	Path(name unit.Name) string
 }
 
 // OnDisk is one unit's file and mark.
 type OnDisk struct {
-	Hash    unit.Hash // of the file; empty if there is none
+	Hash    unit.Hash // of the file with its drop-ins; empty if there is none
 	Install bool      // the file has an [Install] section
 	Overlay bool      // the file asks for an address of the unit's own
+	Beside  string    // its drop-ins, as they are printed behind the file; empty if it has none
 	Started unit.Hash // content that was started by the user's wish; empty if none was; stopping
 }
 

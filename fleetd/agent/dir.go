@@ -16,18 +16,19 @@ import (
 )
 
 // Dir is the Disk of a real host: unit files in one folder, marks in another. Marks belong on a file system that a reboot empties, so
-// that after it everything is started anew.
+// that after it everything is started anew. The drop-ins of a unit are one file of a third folder, as the registry has them; what systemd reads
+// of them, the adapter writes.
 type Dir struct {
-	units, marks string
-	log          *slog.Logger
+	units, marks, beside string
+	log                  *slog.Logger
 }
 
 // tempPrefix marks files that are being written. systemd ignores names that start with a dot, and so does Read.
 const tempPrefix = ".fleet-"
 
 // OpenDir makes the folders where they do not exist, and removes what a crash left half written.
-func OpenDir(units, marks string, log *slog.Logger) (*Dir, error) {
-	for _, d := range []string{units, marks} {
+func OpenDir(units, marks, beside string, log *slog.Logger) (*Dir, error) {
+	for _, d := range []string{units, marks, beside} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, err
 		}
@@ -44,7 +45,7 @@ func OpenDir(units, marks string, log *slog.Logger) (*Dir, error) {
 			}
 		}
 	}
-	return &Dir{units: units, marks: marks, log: log}, nil
+	return &Dir{units: units, marks: marks, beside: beside, log: log}, nil
 }
 
 // Path is where a unit's file is, or would be.
@@ -65,13 +66,18 @@ func runnable(s string) (unit.Name, error) {
 	return n, nil
 }
 
-// Read reads all unit files and marks. Other files are left alone.
+// Read reads all unit files, drop-ins and marks. Other files are left alone.
 func (d *Dir) Read() (map[unit.Name]OnDisk, error) {
 	found := map[unit.Name]OnDisk{}
-	err := d.each(d.units, func(n unit.Name, text []byte) {
+	err := d.each(d.beside, func(n unit.Name, text []byte) { found[n] = OnDisk{Beside: string(text)} })
+	if err != nil {
+		return nil, err
+	}
+	err = d.each(d.units, func(n unit.Name, text []byte) {
+		o := OnDisk{Beside: found[n].Beside}
+		text = append(text, o.Beside...)
 		sum := sha1.Sum(text)
-		var o OnDisk
-		if f, err := unit.Parse(text); err == nil {
+		if f, err := unit.ParseStored(text); err == nil {
 			o = onDisk(n, f)
 		}
 		o.Hash = unit.Hash(hex.EncodeToString(sum[:]))
@@ -111,12 +117,21 @@ func (d *Dir) each(dir string, do func(unit.Name, []byte)) error {
 	return nil
 }
 
-// Write replaces a unit's file in one step: neither systemd nor a restarted agent sees half of it.
+// Write replaces a unit's file in one step: neither systemd nor a restarted agent sees half of it. Between the drop-ins, which go first,
+// and the file a crash leaves a pair of no known hash, which is written again.
 func (d *Dir) Write(n unit.Name, f *unit.File) error {
 	if _, err := runnable(string(n)); err != nil {
 		return err
 	}
-	if err := replace(d.units, string(n), f.String()); err != nil {
+	main, beside := printed(f)
+	err := removeAll(filepath.Join(d.beside, string(n)))
+	if err == nil && beside != "" {
+		err = replace(d.beside, string(n), beside)
+	}
+	if err == nil {
+		err = replace(d.units, string(n), main)
+	}
+	if err != nil {
 		return err
 	}
 	// A time of its own: systemd compares times to see that a text is new, and the kernel's may be the same for two changes in one
@@ -134,9 +149,9 @@ func replace(dir, name, text string) error {
 	return os.Rename(temp, filepath.Join(dir, name))
 }
 
-// Remove removes a unit's file and mark. The mark goes last: should the file be left by a crash, so is what tells that it ran.
+// Remove removes a unit's file, drop-ins and mark. The mark goes last: should the file be left by a crash, so is what tells that it ran.
 func (d *Dir) Remove(n unit.Name) error {
-	return removeAll(d.Path(n), filepath.Join(d.marks, string(n)))
+	return removeAll(d.Path(n), filepath.Join(d.beside, string(n)), filepath.Join(d.marks, string(n)))
 }
 
 func removeAll(paths ...string) error {

@@ -13,7 +13,7 @@ import (
 
 func openDir(t *testing.T, base string) *Dir {
 	t.Helper()
-	d, err := OpenDir(filepath.Join(base, "units"), filepath.Join(base, "launched"), slog.New(slog.DiscardHandler))
+	d, err := OpenDir(filepath.Join(base, "units"), filepath.Join(base, "launched"), filepath.Join(base, "drop-ins"), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,7 +53,7 @@ func (m *Memory) Write(n unit.Name, f *unit.File) error {
 	o := onDisk(n, f)
 	o.Hash, o.Started = f.Hash(), m.units[n].Started
 	m.units[n] = o
-	m.texts[n] = f.String()
+	m.texts[n], _ = printed(f)
 	return nil
 }
 

@@ -22,20 +22,6 @@ After=fleet-netns@%n.service
 NetworkNamespacePath=/run/netns/fleet-%n
 `
 
-// dropIns are fleet's additions to a unit.
-func (d OnDisk) dropIns() map[string]string {
-	if !d.Overlay {
-		return nil
-	}
-	return map[string]string{"fleet-network.conf": overlayDropIn}
-}
-
-// onDisk is what a text makes of a unit. A text whose network cannot be read is never written, see write: it has none here.
-func onDisk(n unit.Name, f *unit.File) OnDisk {
-	net, err := f.Network(n)
-	return OnDisk{Install: f.HasInstall(), Overlay: err == nil && net.Overlay}
-}
-
 // addresses are a unit's own: at most one of each family.
 type addresses struct{ v4, v6 netip.Addr }
 

@@ -190,6 +190,9 @@ func (f *Fake) enable(p fleet.UnitPath) (stale bool) {
 	if err != nil || !p.Install {
 		return false
 	}
+	for _, in := range p.DropIns {
+		text = append(append(text, '\n'), in...)
+	}
 	file, err := unit.Parse(text)
 	if err != nil {
 		return false

@@ -43,12 +43,18 @@ func (s *Systemd) Load(ctx context.Context, files []fleet.UnitPath) (stale bool,
 			errs[f.Name] = fmt.Errorf("write drop-ins of %s: %w", f.Name, err)
 			continue
 		}
-		if f.Install {
+		if f.Install && len(f.DropIns) == 0 {
 			install = append(install, f)
 			continue
 		}
 		if err := s.link(f); err != nil {
 			errs[f.Name] = fmt.Errorf("link %s: %w", f.Name, err)
+			continue
+		}
+		if f.Install {
+			// A unit that is enabled by its path is read without its drop-ins, which may be where [Install] is; one that is found by its name is not.
+			f.Path = string(f.Name)
+			install = append(install, f)
 		}
 	}
 	wanting := enable(ctx, c, install, errs)
