@@ -49,6 +49,8 @@ type Config struct {
 	TokenLimit     int
 	APISocket      string
 	APIListen      string
+	// FleetLockListen is for hosts that are none of ours and share the reboot permits.
+	FleetLockListen string
 }
 
 // keys binds every setting to its field, sets the default there, and is the text of --help.
@@ -93,6 +95,8 @@ func (c *Config) keys() []conf.Key {
 		conf.Int("token_limit", &c.TokenLimit, 100, 1, 100000, "most items on one page of an API answer"),
 		conf.String("api_socket", &c.APISocket, "/run/fleet.sock", "unix socket of the API where systemd passes none"),
 		conf.String("api_listen", &c.APIListen, "", "also serve the API on this TCP address:port, without protection; none: not"),
+		conf.String("fleetlock_listen", &c.FleetLockListen, "",
+			"serve reboot permits to FleetLock clients (Zincati) on this TCP address:port, without protection; none: not"),
 
 		conf.Gone("verify_units", "units are no longer signed"),
 		conf.Gone("authorized_keys_file", "units are no longer signed"),

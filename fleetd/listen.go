@@ -76,6 +76,9 @@ func listenUnix(path string) (net.Listener, error) {
 	if g, lookup := user.LookupGroup("fleet"); lookup == nil && err == nil {
 		if gid, convErr := strconv.Atoi(g.Gid); convErr == nil {
 			err = os.Chown(tmp, -1, gid)
+			if errors.Is(err, fs.ErrPermission) { // not root (systemd_user), and not in the group: then it is this user's alone
+				err = os.Chmod(tmp, 0o600)
+			}
 		}
 	}
 	if err == nil {
@@ -95,6 +98,7 @@ func (h *host) serveAPI(ctx context.Context, listeners []net.Listener) error {
 		Journal:    h.hosts.readJournal,
 		Network:    h.hosts.network,
 		Ready:      h.ready,
+		More:       h.moreRoutes(),
 		Version:    daemon.Version(),
 		Metrics:    h.metrics.handler(),
 		TokenLimit: uint16(min(h.cfg.TokenLimit, 1<<16-1)),

@@ -16,6 +16,7 @@ import (
 type metrics struct {
 	registry *prometheus.Registry
 	turns    prometheus.Histogram
+	lost     prometheus.Gauge // machines that are away with a reboot permit
 }
 
 func newMetrics() *metrics {
@@ -23,7 +24,9 @@ func newMetrics() *metrics {
 		Name: "fleet_engine_reconcile_duration_second", Help: "How long the engine's turns took, in seconds.",
 		Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9), // 0.1 ms to 6.5 s
 	})}
-	m.registry.MustRegister(m.turns, collectors.NewGoCollector(),
+	m.lost = prometheus.NewGauge(prometheus.GaugeOpts{Name: "fleet_reboot_lost_holders",
+		Help: "Machines that got a reboot permit and have not come back, as the leading engine's host sees it; the others wait for them. Alert on it."})
+	m.registry.MustRegister(m.turns, m.lost, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

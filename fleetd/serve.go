@@ -41,6 +41,8 @@ func (h *host) run(told context.Context, signals daemon.Signals) error {
 	}
 	g.Go("api", func(ctx context.Context) error { return h.serveAPI(ctx, listeners) })
 	g.Go("hosts", h.hosts.run)
+	g.Go("permits", h.watchPermits)
+	g.Go("fleetlock", h.serveFleetLock)
 	g.Go("status", h.tell)
 	g.Go("watchdog", func(ctx context.Context) error { return h.notify.Watchdog(ctx, h.healthy) })
 	g.Go("address", h.followAddress)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -35,12 +36,13 @@ type Config struct {
 	// Ready returns why this fleetd cannot answer yet (not registered, no store); everything but metrics and version is then 503
 	// with that reason. nil: always ready.
 	Ready      func() error
-	Version    string       // of fleetd, for the Server header
-	Journal    ReadJournal  // reads any machine's journal; nil: 404
-	Network    HostNetwork  // asks any machine's netd; nil: 404
-	Metrics    http.Handler // serves /metrics; nil: 404
-	TokenLimit uint16       // entries per page of fleet v1's lists; 0: 100
-	Log        *slog.Logger // requests that failed on our side; nil: nowhere
+	Version    string           // of fleetd, for the Server header
+	Journal    ReadJournal      // reads any machine's journal; nil: 404
+	Network    HostNetwork      // asks any machine's netd; nil: 404
+	Metrics    http.Handler     // serves /metrics; nil: 404
+	More       map[string]Route // paths that main brings along
+	TokenLimit uint16           // entries per page of fleet v1's lists; 0: 100
+	Log        *slog.Logger     // requests that failed on our side; nil: nowhere
 }
 
 // Time limits of one request behind the handler. Batches may be thousands of transactions' worth.
@@ -84,6 +86,7 @@ func NewHandler(c Config) http.Handler {
 		"network":   {"GET": h.network},
 		"version":   {"GET": h.version},
 	}
+	maps.Copy(h.routes, c.More)
 	return h
 }
 
