@@ -44,6 +44,7 @@ type Machine struct {
 	Cordon   bool              // takes no new units, keeps its own
 	Rev      int64             // create revision of this registration; a new one means the host came back
 	Admitted int64             // the Rev an engine has planned for; see Admit
+	TTL      time.Duration     // of its lease, as granted
 }
 
 // TargetState is what the user wishes for a unit.
@@ -74,7 +75,8 @@ type Unit struct {
 	Target      TargetState
 	Needs       unit.Needs // its [X-Fleet] section, specifiers expanded for Name
 	Description string
-	Rev         int64 // mod revision of its record; every write names it
+	Rev         int64         // mod revision of its record; every write names it
+	Stop        time.Duration // of an exclusive unit: how long stopping it takes at most, its host's reset included
 }
 
 // Placement is the engine's word that a machine shall carry a unit. An agent needs nothing else to act.
@@ -137,6 +139,11 @@ type Snapshot struct {
 	Units      map[unit.Name]Unit
 	Placements map[Key]Placement
 	Observed   map[Key]Observation
+	Holders    map[unit.Name]Holder
+	Brake      *Brake // nil: never pulled
+	// Gone is since when whoever plans knows that a machine is not registered, by At's clock. No store holds that: a machine that is not
+	// in here counts as gone from At on.
+	Gone map[MachineID]time.Time
 }
 
 // NewSnapshot returns an empty one, ready to be filled.
@@ -146,6 +153,8 @@ func NewSnapshot() Snapshot {
 		Units:      map[unit.Name]Unit{},
 		Placements: map[Key]Placement{},
 		Observed:   map[Key]Observation{},
+		Holders:    map[unit.Name]Holder{},
+		Gone:       map[MachineID]time.Time{},
 	}
 }
 
@@ -157,6 +166,8 @@ const (
 	Update   DecisionKind = "update"   // same machine, new hash or target
 	Handover DecisionKind = "handover" // mark a placement as handover: a new one exists, or is placed in the same plan
 	Withdraw DecisionKind = "withdraw" // delete a placement
+	Revoke   DecisionKind = "revoke"   // an exclusive unit shall leave its machine, which stops it and lets it go before it is withdrawn
+	Free     DecisionKind = "free"     // delete the holder of a unit that needs none any more
 	Admit    DecisionKind = "admit"    // this registration of a machine has been planned for: its agent may now clear away
 )
 
@@ -173,6 +184,11 @@ type Decision struct {
 	// MachineRev is the registration planned on; 0 = the machine was gone, and must still be when this is written.
 	MachineRev int64
 	Reason     string // for people: "machine 1f2e3d4c gone", "least loaded (3 units)"
+
+	// Of exclusive units only.
+	Hold       time.Duration // Place, Update: Machine becomes, or stays, the holder, with this Wait; 0: the holder is not written
+	HolderRev  int64         // with Hold, and for Free: the holder's record as planned on; 0 = there was none
+	HolderGone MachineID     // the holder so far, which must not be registered; empty: Machine itself, or nobody
 }
 
 // Refusal says why one machine cannot take one unit.

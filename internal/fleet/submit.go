@@ -18,7 +18,7 @@ type SubmitResult struct {
 	Created bool // new, or replaced with a different text
 	Rev     int64
 	Hash    unit.Hash // that the unit has now, with the drop-ins that stayed
-	Err     error // ErrNotFound (no File and no such unit), ErrInvalid, ErrConflict, or the store's
+	Err     error     // ErrNotFound (no File and no such unit), ErrInvalid, ErrConflict, or the store's
 }
 
 // Settings is a change to what is set at run time for a machine: nil fields and absent keys stay as they are.
@@ -37,6 +37,8 @@ type Change struct {
 	Unit        *Unit
 	Placement   *Placement
 	Observation *Observation
+	Holder      *Holder
+	Brake       *Brake
 }
 
 // Changes is what a watch delivers: all typed changes of whole revisions up to Rev. Err ends the watch (kv.ErrCompacted: take

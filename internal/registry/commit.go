@@ -99,7 +99,7 @@ func together(ds []fleet.Decision, group []int) bool {
 		switch ds[i].Kind {
 		case fleet.Place, fleet.Update:
 			give = true
-		case fleet.Handover, fleet.Withdraw:
+		case fleet.Handover, fleet.Withdraw, fleet.Revoke:
 			take = true
 		}
 		if machines[ds[i].Machine] {
@@ -107,7 +107,7 @@ func together(ds []fleet.Decision, group []int) bool {
 		}
 		machines[ds[i].Machine] = true
 	}
-	const shared = 2 // guards on the leader and on the unit; each decision guards its placement and its machine
+	const shared = 4 // guards on the leader, the unit, its holder and that one's machine; each decision guards its placement and its machine
 	return give && take && shared+2*len(group) <= kv.MaxOps
 }
 
@@ -125,10 +125,20 @@ func (r *Registry) atomOf(ds []fleet.Decision, group []int) atom {
 			a.ops = append(a.ops, kv.Op{Key: r.admittedKey(d.Machine), Value: encode(admittedRecord{Rev: d.MachineRev})})
 			continue
 		}
+		if d.Kind == fleet.Free {
+			a.guards = append(a.guards, planned(r.unitKey(d.Unit), d.UnitRev), planned(r.holderKey(d.Unit), d.HolderRev), present)
+			a.ops = append(a.ops, kv.Op{Key: r.holderKey(d.Unit), Delete: true})
+			continue
+		}
+		if d.Hold > 0 {
+			a = r.hold(a, d)
+		}
 		key := r.of(placements, d.Machine) + string(d.Unit)
 		a.guards = append(a.guards, planned(r.unitKey(d.Unit), d.UnitRev), planned(key, d.Rev), present)
 		op := kv.Op{Key: key, Delete: true}
-		if d.Kind != fleet.Withdraw {
+		if d.Kind == fleet.Revoke {
+			op = kv.Op{Key: key, Value: encode(placementRecord{Hash: d.Hash, Target: fleet.Inactive})}
+		} else if d.Kind != fleet.Withdraw {
 			op = kv.Op{Key: key, Value: encode(placementRecord{Hash: d.Hash, Target: d.Target, Handover: d.Kind == fleet.Handover})}
 		}
 		a.ops = append(a.ops, op)

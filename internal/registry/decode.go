@@ -71,7 +71,8 @@ func kindOf(name unit.Name, value []byte) (unitKind, error) {
 	if err != nil {
 		return unitKind{}, err
 	}
-	k := unitKind{unit: fleet.Unit{Hash: rec.Hash, Main: rec.Main, Target: rec.Target, Description: rec.Description}}
+	k := unitKind{unit: fleet.Unit{Hash: rec.Hash, Main: rec.Main, Target: rec.Target, Description: rec.Description,
+		Stop: time.Duration(rec.Stop) * time.Millisecond}}
 	options := make([]unit.Option, len(rec.Fleet))
 	specifier := false
 	for i, o := range rec.Fleet {

@@ -62,6 +62,7 @@ type unitRecord struct {
 	Target      fleet.TargetState `json:"target"`
 	Fleet       [][2]string       `json:"fleet,omitempty"` // raw [X-Fleet] options, name and value
 	Description string            `json:"description,omitempty"`
+	Stop        int64             `json:"stop,omitempty"` // milliseconds that stopping an exclusive unit takes at most
 }
 
 type placementRecord struct {

@@ -10,6 +10,8 @@
 //	files/<sha>                 printed unit text with its drop-ins, stored once, collected when no unit and no placement names it
 //	units/<name>                hash, target state, raw [X-Fleet] options and description
 //	placements/<machine>/<unit> hash, target, handover; written by the engine only
+//	holders/<unit>              machine not yet known to have let an exclusive unit go; written by the engine, deleted by that machine
+//	brake                       many machines vanished at once: nothing is moved away from missing ones; written by the engine
 //	observed/<machine>/<unit>   what that machine's systemd says; on the machine's lease
 //	leader                      the engine that plans; on the engine's own lease
 package registry
@@ -53,6 +55,8 @@ const (
 	placements = "placements"
 	observed   = "observed"
 	leader     = "leader"
+	holders    = "holders"
+	brake      = "brake"
 )
 
 // under is the prefix of all keys of a kind.

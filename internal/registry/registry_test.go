@@ -181,7 +181,7 @@ func testWholeWay(t *testing.T, f *fixture) {
 		Needs: unit.Needs{Conflicts: []unit.Glob{"web@*.service"}},
 	}}, s.Units)
 	f.want("machine", map[fleet.MachineID]fleet.Machine{m1: {
-		ID: m1, Name: "host-11111111", IP: netip.MustParseAddr("10.0.0.1"), Metadata: map[string]string{"rack": "7"}, Version: "1", Rev: p.Rev,
+		ID: m1, Name: "host-11111111", IP: netip.MustParseAddr("10.0.0.1"), Metadata: map[string]string{"rack": "7"}, Version: "1", Rev: p.Rev, TTL: 10 * time.Second,
 	}}, s.Machines)
 
 	rev, conflicts, err := f.Commit(ctx, term, []fleet.Decision{

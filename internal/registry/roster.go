@@ -2,6 +2,7 @@ package registry
 
 import (
 	"maps"
+	"time"
 
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/kv"
@@ -75,7 +76,8 @@ func (ro *roster) machine(id fleet.MachineID) (m fleet.Machine, ok bool) {
 	set := ro.settings[id]
 	m = fleet.Machine{
 		ID: id, Name: own.Name, IP: own.IP, HostAddr: own.HostAddr, Version: own.Version, Leaving: own.Leaving || set.Leaving,
-		Cordon: set.Cordon, Rev: own.rev, Admitted: ro.admitted[id], Metadata: maps.Clone(own.Metadata),
+		Cordon: set.Cordon, Rev: own.rev, Admitted: ro.admitted[id], TTL: time.Duration(own.Granted) * time.Millisecond,
+		Metadata: maps.Clone(own.Metadata),
 	}
 	for k, v := range set.Metadata {
 		switch {

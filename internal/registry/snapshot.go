@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/kv"
@@ -12,11 +13,12 @@ import (
 // Snapshot reads everything at one revision: one range, one revision. A record that cannot be read (a newer version's,
 // damaged) is left out and logged once; it never hides the others. At stays zero: the time is its reader's to say.
 func (r *Registry) Snapshot(ctx context.Context) (fleet.Snapshot, error) {
-	kinds := []string{machines, settings, admitted, units, placements, observed}
-	prefixes := make([]string, len(kinds))
+	kinds := []string{machines, settings, admitted, units, placements, observed, holders}
+	prefixes := make([]string, len(kinds), len(kinds)+1)
 	for i, k := range kinds {
 		prefixes[i] = r.under(k)
 	}
+	prefixes = append(prefixes, r.brakeKey())
 	kvs, rev, err := r.store.Range(ctx, prefixes...)
 	if err != nil {
 		return fleet.Snapshot{}, storeErr("read snapshot", err)
@@ -27,6 +29,8 @@ func (r *Registry) Snapshot(ctx context.Context) (fleet.Snapshot, error) {
 		Units:      make(map[unit.Name]fleet.Unit, len(kvs[3])),
 		Placements: make(map[fleet.Key]fleet.Placement, len(kvs[4])),
 		Observed:   make(map[fleet.Key]fleet.Observation, len(kvs[5])),
+		Holders:    make(map[unit.Name]fleet.Holder, len(kvs[6])),
+		Gone:       map[fleet.MachineID]time.Time{},
 	}
 	ro := r.rosterOf(kvs[:3])
 	for id := range ro.own {
@@ -50,6 +54,14 @@ func (r *Registry) Snapshot(ctx context.Context) (fleet.Snapshot, error) {
 		if o, ok := d.observation(key, kv); ok {
 			s.Observed[key] = o
 		}
+	}
+	for _, kv := range kvs[6] {
+		if h, ok := r.holder(unit.Name(strings.TrimPrefix(kv.Key, prefixes[6])), kv); ok {
+			s.Holders[h.Unit] = h
+		}
+	}
+	for _, kv := range kvs[7] {
+		s.Brake = r.brakeOf(kv)
 	}
 	return s, nil
 }

@@ -45,6 +45,9 @@ func (p *pending) take(f *unit.File) {
 	if len(f.DropIns) > 0 {
 		p.record.Main = f.Main().Hash()
 	}
+	if needs, err := f.Needs(p.Name); err == nil && needs.Exclusive {
+		p.record.Stop = f.Stop().Budget().Milliseconds()
+	}
 	for _, o := range f.Section(unit.FleetSection) {
 		p.record.Fleet = append(p.record.Fleet, [2]string{o.Name, o.Value})
 	}

@@ -140,6 +140,18 @@ func (w *watcher) change(e kv.Event) (Change, bool) {
 			}
 		}
 		return Change{Deleted: true, Placement: &fleet.Placement{Unit: key.Unit, Machine: key.Machine}}, true
+	case holders:
+		if !e.Delete {
+			if h, ok := w.r.holder(unit.Name(rest), e.KV); ok {
+				return Change{Holder: &h}, true
+			}
+		}
+		return Change{Deleted: true, Holder: &fleet.Holder{Unit: unit.Name(rest)}}, true
+	case brake:
+		if b := w.r.brakeOf(e.KV); !e.Delete && b != nil {
+			return Change{Brake: b}, true
+		}
+		return Change{Deleted: true, Brake: &fleet.Brake{}}, true
 	case observed:
 		key := pair(rest)
 		if !e.Delete {
