@@ -29,10 +29,15 @@ func (t TLS) On() bool { return t.CertFile != "" }
 type Access struct {
 	All         bool   // everything: a voter
 	Read, Write []Span // keys; Write does not include Read
+	// Known are keys that may be read one at a time by their whole name, never as a range or a watch, and only if MayKnow says so
+	// (texts of units that are placed there). MayKnow asks the store; nil: any.
+	Known   []Span
+	MayKnow func(ctx context.Context, key string) bool
 	// Mine are keys that may be written when they are absent, or when their present value holds this text, if the new value holds it too.
 	// (Subnet leases: the key is the subnet, the value names the machine.)
 	Mine     []Span
 	MineText string
+	Drop     []Span // may be deleted when their present value holds MineText
 }
 
 // Span is a range of keys as etcd has them: From to To (exclusive). To "" is the one key From; To "\x00" is all from From on.

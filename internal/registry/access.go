@@ -1,0 +1,67 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"strings"
+
+	"github.com/fleet-init/fleet/internal/fleet"
+)
+
+// Access is what a machine without a vote may do to the store: kinds and keys of this registry, and what others keep beside it under the same
+// prefix. What is not named here is refused to it, so a new kind of keys that an agent needs must be added. fleetd hands it to the door of the store.
+type Access struct {
+	Read, Write []Span // Write does not include Read
+	Known       []Span // one key at a time, see MayKnow
+	Drop        []Span // may be deleted where the value names the machine
+}
+
+// Span is a range of keys from From to To, which does not belong to it.
+type Span struct{ From, To string }
+
+// Access is the table. Reading lists (who is there, what runs where) is free, for draining and updates are decided on them; texts, the CA, tokens and
+// the audit are not. A machine writes what it says of itself and nothing that makes others act: no unit, no placement, no admission, no leadership.
+func (r *Registry) Access(id fleet.MachineID) Access {
+	a := Access{Known: []Span{r.kind(files)}, Drop: []Span{r.kind(holders)}}
+	for _, kind := range []string{machines, settings, admitted, units, placements, observed, holders} {
+		a.Read = append(a.Read, r.kind(kind))
+	}
+	a.Read = append(a.Read, one(r.leaderKey()), one(r.brakeKey()))
+	a.Write = []Span{one(r.machineKey(id)), one(r.settingsKey(id)), tree(r.of(observed, id))}
+	// internal/reboot and internal/rollout. Permits and rollouts are one record that all hosts write, each its part: a stolen key can hold updates up.
+	for _, shared := range []string{"reboot/", "rollouts/", "rollout-reports/"} {
+		a.Read, a.Write = append(a.Read, tree(r.prefix+shared)), append(a.Write, tree(r.prefix+shared))
+	}
+	a.Read = append(a.Read, tree(r.prefix+"updates/"), one(r.prefix+"update-orders/"+string(id)))
+	a.Write = append(a.Write, one(r.prefix+"updates/"+string(id)), one(r.prefix+"update-orders/"+string(id)))
+	// Users' own keys, which all hosts share, are whatever is outside.
+	before, after := Span{"\x00", r.prefix}, Span{end(r.prefix), "\x00"}
+	a.Read, a.Write = append(a.Read, before, after), append(a.Write, before, after)
+	return a
+}
+
+// MayKnow tells whether a machine may read a text: one that a placement of it names.
+func (r *Registry) MayKnow(ctx context.Context, id fleet.MachineID, key string) bool {
+	hash, ok := strings.CutPrefix(key, r.under(files))
+	if !ok || len(hash) < 40 {
+		return false
+	}
+	kvs, _, err := r.store.Range(ctx, r.of(placements, id))
+	if err != nil {
+		return false
+	}
+	for _, kv := range kvs[0] {
+		if bytes.Contains(kv.Value, []byte(`"`+hash+`"`)) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Registry) kind(kind string) Span { return tree(r.under(kind)) }
+
+func one(key string) Span     { return Span{key, key + "\x00"} }
+func tree(prefix string) Span { return Span{prefix, end(prefix)} }
+
+// end is the first key behind all that begin with prefix, which ends in a letter or a slash.
+func end(prefix string) string { return prefix[:len(prefix)-1] + string(prefix[len(prefix)-1]+1) }
