@@ -84,7 +84,7 @@ const creating = "Error creating units"
 // plan decides for each unit what to send. Everything is checked before anything is sent: with one faulty unit the
 // cluster stays as it is, and all faults are printed.
 func (a *app) plan(ctx context.Context, world *api.World, list []word, v verb) ([]change, int) {
-	f := &finder{client: a.client, world: world, templates: map[unit.Name]*unit.File{}, files: map[string]*unit.File{}}
+	f := newFinder(a.client, world)
 	code := exitOK
 	var changes []change
 	for _, w := range list {
@@ -106,28 +106,31 @@ func (a *app) planOne(ctx context.Context, f *finder, w word, v verb) (change, e
 	}
 	stored, known := f.world.Units[name]
 	if !known {
-		file, err := f.text(ctx, w)
+		t, err := f.text(ctx, w)
 		if err != nil {
 			return change{}, err
 		}
-		needs, err := file.Needs(w.name)
+		needs, err := t.file.Needs(w.name)
 		if err != nil {
 			return change{}, unit.InFile(name, err)
 		}
-		return change{
-			set:  &api.Unit{Name: name, Options: file.Options, DesiredState: string(v.target)},
-			goal: goal{name: name, hash: string(file.Hash()), global: needs.Global, base: statesOf(f.world, name)},
-		}, nil
+		c := change{
+			set:  &api.Unit{Name: name, DesiredState: string(v.target)},
+			goal: goal{name: name, hash: string(t.file.Hash()), global: needs.Global, base: statesOf(f.world, name)},
+		}
+		c.set.SetFile(t.file, t.says...)
+		return c, nil
 	}
-	file, err := a.replacement(ctx, f, w, stored, v)
+	t, err := a.replacement(ctx, f, w, stored, v)
 	if err != nil {
 		return change{}, err
 	}
 	c := change{goal: goal{name: name, hash: stored.Hash, global: stored.Global, rev: stored.Rev, base: statesOf(f.world, name)}}
 	switch {
-	case file != nil:
-		c.set = &api.Unit{Name: name, Options: file.Options, DesiredState: string(v.target)}
-		c.goal.hash = string(file.Hash())
+	case t != nil:
+		c.set = &api.Unit{Name: name, DesiredState: string(v.target)}
+		c.set.SetFile(t.file, t.says...)
+		c.goal.hash = string(t.file.Hash())
 	case stored.DesiredState != string(v.target) && v.target != fleet.Inactive:
 		c.set = &api.Unit{Name: name, DesiredState: string(v.target)}
 	case v.target == fleet.Inactive:
@@ -138,17 +141,17 @@ func (a *app) planOne(ctx context.Context, f *finder, w word, v verb) (change, e
 
 // replacement returns the text that shall take the place of the stored one: the unit's own file, its template's, or what its template
 // has become in the registry; nil: the stored one stays.
-func (a *app) replacement(ctx context.Context, f *finder, w word, stored api.Unit, v verb) (*unit.File, error) {
+func (a *app) replacement(ctx context.Context, f *finder, w word, stored api.Unit, v verb) (*text, error) {
 	if v.checked {
 		return nil, nil
 	}
-	file, err := f.local(w)
-	if file == nil && err == nil {
-		file, err = f.localTemplate(w)
-		a.oldTemplate(f, w, file)
+	t, err := f.local(w)
+	if t == nil && err == nil {
+		t, err = f.localTemplate(w)
+		a.oldTemplate(f, w, t)
 	}
-	if file == nil && err == nil && a.opts.replace {
-		file, err = f.stored(ctx, w)
+	if t == nil && err == nil && a.opts.replace {
+		t, err = f.stored(ctx, w)
 	}
 	switch {
 	case err != nil && a.opts.replace:
@@ -156,11 +159,16 @@ func (a *app) replacement(ctx context.Context, f *finder, w word, stored api.Uni
 	case err != nil:
 		a.warn("WARNING: unit %s is used as it is in the registry: the local file is not valid: %v", w.name, err)
 		return nil, nil
-	case file == nil && a.opts.replace:
+	case t == nil && a.opts.replace:
 		return nil, fmt.Errorf("replace %s: there is no local file %s%s", w.name, w.arg, orTemplate(w))
-	case file == nil:
+	case t == nil:
 		return nil, nil
-	case string(file.Hash()) == stored.Hash:
+	}
+	same, err := f.isStored(ctx, t, stored)
+	switch {
+	case err != nil:
+		return nil, err
+	case same:
 		if a.opts.replace {
 			a.printf("Unit %s is the same in the registry, nothing to replace\n", w.name)
 		}
@@ -172,7 +180,7 @@ func (a *app) replacement(ctx context.Context, f *finder, w word, stored api.Uni
 		a.warn("Warning: unit %s is not replaced, it is %s: use the appropriate command, %s", w.name, stored.DesiredState, commandFor(stored.DesiredState))
 		return nil, nil
 	}
-	return file, nil
+	return t, nil
 }
 
 func orTemplate(w word) string {
@@ -184,10 +192,17 @@ func orTemplate(w word) string {
 
 // oldTemplate warns that an instance is replaced from a local template while the registry has another one: the next new instance
 // would have the other text.
-func (a *app) oldTemplate(f *finder, w word, file *unit.File) {
+func (a *app) oldTemplate(f *finder, w word, found *text) {
 	t, _ := w.name.Template()
 	stored, known := f.world.Units[string(t)]
-	if a.opts.replace && file != nil && known && stored.Hash != string(file.Hash()) {
+	if !a.opts.replace || found == nil || !known {
+		return
+	}
+	template := &text{file: found.file.With(found.file.From(t))}
+	if slices.Contains(found.says, t) {
+		template.says = []unit.Name{t}
+	}
+	if same, _ := template.same(stored); !same {
 		a.warn("WARNING: template %s in the registry differs from the local file: new instances are made from the registry's; to replace it and its instances: fleetctl submit --replace %s", t, t)
 	}
 }
@@ -217,7 +232,7 @@ func (a *app) carryOut(ctx context.Context, w *watcher, changes []change, v verb
 		case refused[i] != nil:
 			code = a.refused(v.doing, refused[i])
 		case c.goal.name == "":
-		case v.target == fleet.Inactive:
+		case c.goal.target == fleet.Inactive:
 			a.printf("Unit %s inactive\n", c.goal.name) // stored is all that submit wants
 		default:
 			if c.goal.changed {
@@ -263,6 +278,9 @@ func (a *app) send(ctx context.Context, changes []change) (refused map[int]error
 	refused = map[int]error{}
 	for i, r := range res.Results {
 		changes[at[i]].goal.rev = r.Rev
+		if r.Hash != "" && b.Set[i].Options != nil {
+			changes[at[i]].goal.hash = r.Hash // with the drop-ins that stayed
+		}
 		if r.Err != nil {
 			refused[at[i]] = r.Err
 		}

@@ -23,6 +23,24 @@ func cat(ctx context.Context, a *app, args []string) int {
 	if err != nil {
 		return a.refused("Error retrieving unit "+string(name), err)
 	}
-	a.printf("%s", (&unit.File{Options: u.Options}).String())
+	f, _, err := u.File()
+	if err != nil {
+		return a.fail("Error: %v", unit.InFile(string(name), err))
+	}
+	a.printf("%s", catalogued(name, f))
 	return exitOK
+}
+
+// catalogued prints a text as systemctl cat does, the drop-ins that count in their order. One without drop-ins is printed as fleet did,
+// without a line of its name: scripts keep it in files.
+func catalogued(name unit.Name, f *unit.File) string {
+	ins := f.Effective()
+	if len(ins) == 0 {
+		return f.Main().String()
+	}
+	text := "# " + string(name) + "\n" + f.Main().String()
+	for _, d := range ins {
+		text += "\n# " + d.Path() + "\n" + d.File().String()
+	}
+	return text
 }

@@ -65,29 +65,36 @@ type finder struct {
 	world     *api.World
 	templates map[unit.Name]*unit.File
 	files     map[string]*unit.File // by path
+	folders   map[string]*folder    // by path
+	texts     map[string]*unit.File // of units in the registry that have drop-ins, by name
 }
 
-// local reads the unit's own file at the path given, checked; nil if there is none.
-func (f *finder) local(w word) (*unit.File, error) {
+func newFinder(c *api.Client, w *api.World) *finder {
+	return &finder{client: c, world: w, templates: map[unit.Name]*unit.File{}, files: map[string]*unit.File{}, folders: map[string]*folder{}}
+}
+
+// local reads the unit's own file at the path given with its drop-ins, checked; nil if there is none.
+func (f *finder) local(w word) (*text, error) {
 	path := filepath.Join(filepath.Dir(w.arg), string(w.name))
-	file, err := f.read(path, w.name)
-	if file == nil && err == nil && w.arg != path {
-		return f.read(w.arg, w.name) // "web.1", a service by its name only
+	t, err := f.read(path, w)
+	if t == nil && err == nil && w.arg != path {
+		return f.read(w.arg, w) // "web.1", a service by its name only
 	}
-	return file, err
+	return t, err
 }
 
 // localTemplate reads the file of the instance's template that lies beside the path given; nil if there is none.
-func (f *finder) localTemplate(w word) (*unit.File, error) {
+func (f *finder) localTemplate(w word) (*text, error) {
 	t, ok := w.name.Template()
 	if !ok {
 		return nil, nil
 	}
-	return f.read(filepath.Join(filepath.Dir(w.arg), string(t)), w.name)
+	return f.read(filepath.Join(filepath.Dir(w.arg), string(t)), w)
 }
 
-// read parses the file and checks it for a unit of that name. Errors are as compilers print them: web.service:7: …
-func (f *finder) read(path string, name unit.Name) (*unit.File, error) {
+// read parses the file, puts the drop-ins of the folders beside it to it and checks it for a unit of that name. Errors are as compilers
+// print them: web.service:7: …
+func (f *finder) read(path string, w word) (*text, error) {
 	file := f.files[path]
 	if file == nil {
 		if info, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) || err == nil && info.IsDir() {
@@ -105,14 +112,19 @@ func (f *finder) read(path string, name unit.Name) (*unit.File, error) {
 		}
 		f.files[path] = file
 	}
-	if err := unit.Validate(file, name); err != nil {
+	t := &text{file: file}
+	if err := f.beside(t, w, unit.Folders(w.name)...); err != nil {
+		return nil, err
+	}
+	if err := unit.Validate(t.file, w.name); err != nil {
 		return nil, unit.InFile(path, err)
 	}
-	return file, nil
+	return t, nil
 }
 
-// stored reads the text of the instance's template from the registry; nil if it has none.
-func (f *finder) stored(ctx context.Context, w word) (*unit.File, error) {
+// stored reads the text of the instance's template from the registry, and the instance's own drop-ins that lie here; nil if it has no
+// template there.
+func (f *finder) stored(ctx context.Context, w word) (*text, error) {
 	t, ok := w.name.Template()
 	if !ok {
 		return nil, nil
@@ -129,28 +141,32 @@ func (f *finder) stored(ctx context.Context, w word) (*unit.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		if file, err = unit.FromOptions(u.Options); err != nil {
+		if file, _, err = u.File(); err != nil {
 			return nil, unit.InFile(string(t), err)
 		}
 		f.templates[t] = file
 	}
+	found := &text{file: file, says: []unit.Name{t}}
+	if err := f.beside(found, w, w.name); err != nil {
+		return nil, err
+	}
 	// A template is checked as such when it comes in; what its specifiers make of this name is not known until now.
-	if err := unit.Validate(file, w.name); err != nil {
+	if err := unit.Validate(found.file, w.name); err != nil {
 		return nil, unit.InFile(string(w.name), err)
 	}
-	return file, nil
+	return found, nil
 }
 
 // text finds what a unit that the registry does not know is to be made of. First match wins: its own file, its template in the
 // registry, its template's file.
-func (f *finder) text(ctx context.Context, w word) (*unit.File, error) {
-	for _, look := range []func() (*unit.File, error){
-		func() (*unit.File, error) { return f.local(w) },
-		func() (*unit.File, error) { return f.stored(ctx, w) },
-		func() (*unit.File, error) { return f.localTemplate(w) },
+func (f *finder) text(ctx context.Context, w word) (*text, error) {
+	for _, look := range []func() (*text, error){
+		func() (*text, error) { return f.local(w) },
+		func() (*text, error) { return f.stored(ctx, w) },
+		func() (*text, error) { return f.localTemplate(w) },
 	} {
-		if file, err := look(); file != nil || err != nil {
-			return file, err
+		if found, err := look(); found != nil || err != nil {
+			return found, err
 		}
 	}
 	missing := fmt.Sprintf("unit %s is neither in the registry nor a file here (%s)", w.name, filepath.Join(filepath.Dir(w.arg), string(w.name)))

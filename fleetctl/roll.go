@@ -20,7 +20,6 @@ import (
 // the template's is still to be done. A fleetctl that was interrupted, or its host lost, is taken up by the same command, from
 // anywhere; the old text given the same way takes everything back.
 func (a *app) roll(ctx context.Context, w word, v verb) int {
-	name := string(w.name)
 	units, _, err := a.client.Units(ctx)
 	if err != nil {
 		return a.refused(creating, err)
@@ -29,16 +28,34 @@ func (a *app) roll(ctx context.Context, w word, v verb) int {
 	if err != nil {
 		return a.refused(creating, err)
 	}
-	behind := outdated(units, w.name, file.Hash())
+	return a.rollTo(ctx, w, rollout{file: file, stored: stored, units: units, again: fmt.Sprintf("fleetctl %s --replace %s", v.name, w.arg)})
+}
+
+// A rollout is a template's text on its way to the template and its instances.
+type rollout struct {
+	file   *unit.File // the template with its drop-ins
+	stored unit.Hash  // what the registry has; empty: nothing
+	was    unit.Hash  // what it must still have; empty: whatever it has
+	units  []api.Unit // all there are
+	again  string     // the command that goes on after a failure
+}
+
+func (a *app) rollTo(ctx context.Context, w word, r rollout) int {
+	name := string(w.name)
+	behind, err := a.outdated(ctx, r.units, w.name, r.file)
+	if err != nil {
+		return a.refused(creating, err)
+	}
 	// What its specifiers make of each instance's name is checked before anything is changed.
 	for _, n := range behind {
-		if err := unit.Validate(file, n); err != nil {
+		if err := unit.Validate(r.file, n); err != nil {
 			return a.refused(creating, unit.InFile(string(n), err))
 		}
 	}
-	if stored != file.Hash() {
-		change := api.Batch{Set: []api.Unit{{Name: name, Options: file.Options, DesiredState: string(fleet.Inactive)}}}
-		res, err := a.client.Batch(ctx, change)
+	if r.stored != r.file.Hash() {
+		set := api.Unit{Name: name, DesiredState: string(fleet.Inactive), Was: string(r.was)}
+		set.SetFile(r.file, w.name)
+		res, err := a.client.Batch(ctx, api.Batch{Set: []api.Unit{set}})
 		if err == nil && res.Results[0].Err != nil {
 			err = res.Results[0].Err
 		}
@@ -50,12 +67,12 @@ func (a *app) roll(ctx context.Context, w word, v verb) int {
 		a.printf("Unit %s is the same in the registry, nothing to replace\n", name)
 	}
 	if a.opts.noBlock && len(behind) > 0 {
-		a.warn("%s keep their text. To replace them, one after another: fleetctl %s --replace %s", instances(len(behind)), v.name, w.arg)
+		a.warn("%s keep their text. To replace them, one after another: %s", instances(len(behind)), r.again)
 		return exitOK
 	}
 	for i, n := range behind {
-		if code := a.rollOne(ctx, n, file); code != exitOK {
-			a.warn("%d of %d instances of %s are replaced, %s was the last one touched. To go on: fleetctl %s --replace %s", i, len(behind), name, n, v.name, w.arg)
+		if code := a.rollOne(ctx, w.name, n, r.file); code != exitOK {
+			a.warn("%d of %d instances of %s are replaced, %s was the last one touched. To go on: %s", i, len(behind), name, n, r.again)
 			return code
 		}
 	}
@@ -69,16 +86,19 @@ func instances(n int) string {
 	return fmt.Sprintf("%d instances", n)
 }
 
-// template returns what a template shall be: the local file, or, without one, what the registry has; and the hash of that.
+// template returns what a template shall be: the local file, or, without one, what the registry has; and the hash of that. Of a local file
+// without a folder of drop-ins beside it the stored ones stay.
 func (a *app) template(ctx context.Context, w word, units []api.Unit) (file *unit.File, stored unit.Hash, err error) {
-	for _, u := range units {
-		if u.Name == string(w.name) {
-			stored = unit.Hash(u.Hash)
-		}
+	local, err := newFinder(a.client, nil).local(w)
+	if err != nil {
+		return nil, "", err
 	}
-	f := &finder{client: a.client, files: map[string]*unit.File{}}
-	if file, err = f.local(w); file != nil || err != nil {
-		return file, stored, err
+	i := slices.IndexFunc(units, func(u api.Unit) bool { return u.Name == string(w.name) })
+	if i >= 0 {
+		stored = unit.Hash(units[i].Hash)
+	}
+	if local != nil && (i < 0 || units[i].Main == "" || len(local.says) > 0) {
+		return local.file, stored, nil
 	}
 	u, err := a.client.Unit(ctx, string(w.name))
 	if errors.Is(err, fleet.ErrNotFound) {
@@ -87,25 +107,41 @@ func (a *app) template(ctx context.Context, w word, units []api.Unit) (file *uni
 	if err != nil {
 		return nil, "", err
 	}
-	file, err = unit.FromOptions(u.Options)
+	file, _, err = u.File()
+	if err == nil && local != nil {
+		file = local.file.Keeping(file, nil)
+	}
 	return file, stored, err
 }
 
-// outdated are a template's instances with another text than this one, web@2 before web@10.
-func outdated(units []api.Unit, template unit.Name, want unit.Hash) []unit.Name {
+// outdated are a template's instances whose text is another, but for drop-ins of their own; web@2 before web@10.
+func (a *app) outdated(ctx context.Context, units []api.Unit, template unit.Name, want *unit.File) ([]unit.Name, error) {
 	var found []unit.Name
+	var with []string // those that may differ by their own drop-ins only
 	for _, u := range units {
 		n := unit.Name(u.Name)
-		if t, ok := n.Template(); ok && t == template && u.Hash != string(want) {
-			found = append(found, n)
+		if t, ok := n.Template(); !ok || t != template || u.Hash == string(want.Hash()) {
+			continue
+		}
+		found = append(found, n)
+		if u.Main != "" {
+			with = append(with, u.Name)
 		}
 	}
+	texts, err := storedTexts(ctx, a.client, with)
+	if err != nil {
+		return nil, err
+	}
+	found = slices.DeleteFunc(found, func(n unit.Name) bool {
+		f := texts[string(n)]
+		return f != nil && f.With(f.From(template)).Hash() == want.Hash()
+	})
 	slices.SortFunc(found, func(a, b unit.Name) int { return cmp.Or(len(a)-len(b), strings.Compare(string(a), string(b))) })
-	return found
+	return found, nil
 }
 
-// rollOne gives one instance the new text and waits until it is again where it was.
-func (a *app) rollOne(ctx context.Context, n unit.Name, file *unit.File) int {
+// rollOne gives one instance its template's new text and waits until it is again where it was. Its own drop-ins stay.
+func (a *app) rollOne(ctx context.Context, template, n unit.Name, file *unit.File) int {
 	w, err := a.watch(ctx, []string{string(n)})
 	if err != nil {
 		return a.refused(creating, err)
@@ -115,15 +151,23 @@ func (a *app) rollOne(ctx context.Context, n unit.Name, file *unit.File) int {
 	if !known || stored.Hash == string(file.Hash()) {
 		return exitOK // destroyed since, or replaced by someone else
 	}
-	v := verb{name: "submit", target: fleet.Inactive, doing: "Error replacing units"}
-	switch target := fleet.TargetState(stored.DesiredState); target {
-	case fleet.Launched, fleet.Loaded:
-		v.target = target
-		v.name = map[fleet.TargetState]string{fleet.Launched: "start", fleet.Loaded: "load"}[target]
+	return a.carryOut(ctx, w, []change{replaced(w.world, stored, &text{file, []unit.Name{template}})}, replacing())
+}
+
+func replacing() verb { return verb{name: "submit", doing: "Error replacing units"} }
+
+// replaced is the change that gives a stored unit another text and keeps its target state.
+func replaced(world *api.World, stored api.Unit, t *text) change {
+	target := fleet.TargetState(stored.DesiredState)
+	name := map[fleet.TargetState]string{fleet.Launched: "start", fleet.Loaded: "load"}[target]
+	if name == "" {
+		name, target = "submit", fleet.Inactive
 	}
-	return a.carryOut(ctx, w, []change{{
-		set: &api.Unit{Name: string(n), Options: file.Options, DesiredState: string(v.target)},
-		goal: goal{name: string(n), verb: v.name, doing: v.doing, target: v.target, hash: string(file.Hash()),
-			global: stored.Global, rev: stored.Rev, base: statesOf(w.world, string(n))},
-	}}, v)
+	c := change{
+		set: &api.Unit{Name: stored.Name, DesiredState: string(target)},
+		goal: goal{name: stored.Name, verb: name, doing: replacing().doing, target: target, hash: string(t.file.Hash()),
+			global: stored.Global, rev: stored.Rev, base: statesOf(world, stored.Name)},
+	}
+	c.set.SetFile(t.file, t.says...)
+	return c
 }

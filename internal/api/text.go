@@ -17,9 +17,9 @@ func (u Unit) File() (f *unit.File, speaksFor []unit.Name, err error) {
 	for _, of := range slices.Sorted(maps.Keys(u.DropIns)) {
 		speaksFor = append(speaksFor, of)
 		for _, name := range slices.Sorted(maps.Keys(u.DropIns[of])) {
-			d := unit.DropIn{Of: of, Name: name}
-			if d, err = unit.DropInOf(of, name, u.DropIns[of][name]); err != nil {
-				return nil, nil, unit.InFile(d.Path(), err)
+			d, err := unit.DropInOf(of, name, u.DropIns[of][name])
+			if err != nil {
+				return nil, nil, unit.InFile(unit.DropIn{Of: of, Name: name}.Path(), err)
 			}
 			all = append(all, d)
 		}
