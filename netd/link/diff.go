@@ -19,9 +19,12 @@ func diff(have State, want network.Host, mine func(network.Route) bool) []Step {
 		}
 	}
 	d.routes(mine)
-	d.neighs()
-	d.fdb()
-	d.wireguard()
+	parts(&d, have.Neighs, func(p *network.Peer) []network.Neigh { return p.Neighs },
+		func(n network.Neigh) (string, netip.Addr) { return n.Dev, n.IP }, func(n *network.Neigh) Step { return Step{Neigh: n} })
+	parts(&d, have.FDB, func(p *network.Peer) []network.FDB { return p.FDB },
+		func(f network.FDB) (string, network.MAC) { return f.Dev, f.MAC }, func(f *network.FDB) Step { return Step{FDB: f} })
+	parts(&d, have.WG, func(p *network.Peer) []network.WGPeer { return p.WG },
+		func(w network.WGPeer) (string, string) { return w.Dev, w.PublicKey }, func(w *network.WGPeer) Step { return Step{WG: w} })
 	// Parts of a path, in order, then the paths, then removal the other way round.
 	d.steps = append(d.steps, d.parts...)
 	d.steps = append(d.steps, d.paths...)
@@ -86,24 +89,22 @@ func (d *differ) devices() {
 	}
 }
 
-// each calls f for every peer.
-func (d *differ) each(f func(p *network.Peer)) {
-	for i := range d.want.Peers {
-		f(&d.want.Peers[i])
-	}
-}
-
 func (d *differ) routes(mine func(network.Route) bool) {
-	have := make(map[netip.Prefix]network.Route, len(d.have.Routes))
+	// The kernel has room for one route to a prefix with each metric.
+	type place struct {
+		dst    netip.Prefix
+		metric int
+	}
+	have := make(map[place]network.Route, len(d.have.Routes))
 	for _, r := range d.have.Routes {
 		if !d.fresh[r.Dev] {
-			have[r.Dst] = r
+			have[place{r.Dst, r.Metric}] = r
 		}
 	}
-	want := make(map[netip.Prefix]bool, len(d.want.Peers)+len(d.want.Routes))
+	want := make(map[place]bool, len(d.want.Peers)+len(d.want.Routes))
 	add := func(r *network.Route, peer string) {
-		want[r.Dst] = true
-		if h, there := have[r.Dst]; there && h == *r {
+		want[place{r.Dst, r.Metric}] = true
+		if h, there := have[place{r.Dst, r.Metric}]; there && h == *r {
 			return
 		}
 		// Replace, not add: the old way to the same place goes in the same moment.
@@ -112,99 +113,56 @@ func (d *differ) routes(mine func(network.Route) bool) {
 	for i := range d.want.Routes {
 		add(&d.want.Routes[i], "")
 	}
-	d.each(func(p *network.Peer) {
-		for i := range p.Routes {
-			add(&p.Routes[i], p.Name)
+	for i := range d.want.Peers {
+		p := &d.want.Peers[i]
+		for j := range p.Routes {
+			add(&p.Routes[j], p.Name)
 		}
-	})
+	}
 	for _, r := range d.have.Routes {
-		if !want[r.Dst] && !d.fresh[r.Dev] && (d.own[r.Dev] || mine(r)) {
+		if !want[place{r.Dst, r.Metric}] && !d.fresh[r.Dev] && (d.own[r.Dev] || mine(r)) {
 			d.oldPaths = append(d.oldPaths, Step{Verb: "delete", Route: &r})
 		}
 	}
 }
 
-func (d *differ) neighs() {
-	type key struct {
+// parts compares one kind of what paths are made of, neighbours, forwarding entries or WireGuard peers: what peers want with what is
+// there, by the device it is on and what is unique there.
+func parts[T, K comparable](d *differ, have []T, of func(*network.Peer) []T, key func(T) (dev string, k K), step func(*T) Step) {
+	type place struct {
 		dev string
-		ip  netip.Addr
+		k   K
 	}
-	have := make(map[key]network.MAC, len(d.have.Neighs))
-	for _, n := range d.have.Neighs {
-		if !d.fresh[n.Dev] {
-			have[key{n.Dev, n.IP}] = n.MAC
+	at := func(t T) place {
+		dev, k := key(t)
+		return place{dev, k}
+	}
+	there := make(map[place]T, len(have))
+	for _, t := range have {
+		if p := at(t); !d.fresh[p.dev] {
+			there[p] = t
 		}
 	}
-	want := make(map[key]bool, len(d.want.Peers))
-	d.each(func(p *network.Peer) {
-		for i := range p.Neighs {
-			n := &p.Neighs[i]
-			k := key{n.Dev, n.IP}
-			want[k] = true
-			if mac, there := have[k]; !there || mac != n.MAC {
-				d.parts = append(d.parts, Step{Verb: "replace", Neigh: n, Peer: p.Name})
+	want := make(map[place]bool, len(d.want.Peers))
+	add := func(verb, peer string, t *T) Step {
+		s := step(t)
+		s.Verb, s.Peer = verb, peer
+		return s
+	}
+	for i := range d.want.Peers {
+		peer := &d.want.Peers[i]
+		all := of(peer)
+		for j := range all {
+			p := at(all[j])
+			want[p] = true
+			if old, ok := there[p]; !ok || old != all[j] {
+				d.parts = append(d.parts, add("replace", peer.Name, &all[j]))
 			}
 		}
-	})
-	for _, n := range d.have.Neighs {
-		if !d.fresh[n.Dev] && !want[key{n.Dev, n.IP}] {
-			d.oldParts = append(d.oldParts, Step{Verb: "delete", Neigh: &n})
-		}
 	}
-}
-
-func (d *differ) fdb() {
-	type key struct {
-		dev string
-		mac network.MAC
-	}
-	have := make(map[key]netip.Addr, len(d.have.FDB))
-	for _, f := range d.have.FDB {
-		if !d.fresh[f.Dev] {
-			have[key{f.Dev, f.MAC}] = f.Dst
-		}
-	}
-	want := make(map[key]bool, len(d.want.Peers))
-	d.each(func(p *network.Peer) {
-		for i := range p.FDB {
-			f := &p.FDB[i]
-			k := key{f.Dev, f.MAC}
-			want[k] = true
-			if dst, there := have[k]; !there || dst != f.Dst {
-				d.parts = append(d.parts, Step{Verb: "replace", FDB: f, Peer: p.Name})
-			}
-		}
-	})
-	for _, f := range d.have.FDB {
-		if !d.fresh[f.Dev] && !want[key{f.Dev, f.MAC}] {
-			d.oldParts = append(d.oldParts, Step{Verb: "delete", FDB: &f})
-		}
-	}
-}
-
-func (d *differ) wireguard() {
-	type key struct{ dev, pub string }
-	have := make(map[key]network.WGPeer, len(d.have.WG))
-	for _, w := range d.have.WG {
-		if !d.fresh[w.Dev] {
-			have[key{w.Dev, w.PublicKey}] = w
-		}
-	}
-	want := map[key]bool{}
-	d.each(func(p *network.Peer) {
-		for i := range p.WG {
-			w := &p.WG[i]
-			k := key{w.Dev, w.PublicKey}
-			want[k] = true
-			h, there := have[k]
-			if !there || h != *w {
-				d.parts = append(d.parts, Step{Verb: "replace", WG: w, Peer: p.Name})
-			}
-		}
-	})
-	for _, w := range d.have.WG {
-		if !d.fresh[w.Dev] && !want[key{w.Dev, w.PublicKey}] {
-			d.oldParts = append(d.oldParts, Step{Verb: "delete", WG: &w})
+	for i := range have {
+		if p := at(have[i]); !d.fresh[p.dev] && !want[p] {
+			d.oldParts = append(d.oldParts, add("delete", "", &have[i]))
 		}
 	}
 }

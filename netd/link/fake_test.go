@@ -64,7 +64,7 @@ func (f *fake) do(s Step) error {
 		if !s.Route.Blackhole && !f.has(s.Route.Dev) {
 			return errNoDevice
 		}
-		f.s.Routes = slices.DeleteFunc(f.s.Routes, func(r network.Route) bool { return r.Dst == s.Route.Dst })
+		f.s.Routes = slices.DeleteFunc(f.s.Routes, func(r network.Route) bool { return r.Dst == s.Route.Dst && r.Metric == s.Route.Metric })
 		if !del {
 			f.s.Routes = append(f.s.Routes, *s.Route)
 		}

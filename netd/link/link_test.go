@@ -48,7 +48,7 @@ func vxlanPeer(n int) network.Peer {
 	return network.Peer{Name: network.Lease{V4: sub}.Name(),
 		Neighs: []network.Neigh{{Dev: "flannel.1", IP: sub.Addr(), MAC: mac(n)}},
 		FDB:    []network.FDB{{Dev: "flannel.1", MAC: mac(n), Dst: netip.AddrFrom4([4]byte{192, 168, byte(n >> 8), byte(n)})}},
-		Routes: []network.Route{{Dst: sub, Via: sub.Addr(), Dev: "flannel.1", OnLink: true}}}
+		Routes: []network.Route{{Dst: sub, Via: sub.Addr(), Dev: "flannel.1", OnLink: true, Metric: network.Spread(sub)}}}
 }
 
 func gwHost(peers ...int) network.Host {
@@ -287,6 +287,9 @@ func TestRepairOnTheRealKernel(t *testing.T) {
 		must(netlink.LinkSetAlias(dev, "flannel's"))
 		stale, _ := netlink.ParseIPNet("10.5.44.0/24")
 		must(netlink.RouteAdd(&netlink.Route{LinkIndex: dev.Attrs().Index, Dst: stale}))
+		// One is to a peer that is still there, and would outrank netd's own.
+		outdated, _ := netlink.ParseIPNet("10.5.2.0/24")
+		must(netlink.RouteAdd(&netlink.Route{LinkIndex: dev.Attrs().Index, Dst: outdated, Gw: []byte{10, 5, 99, 0}, Flags: int(netlink.FLAG_ONLINK)}))
 		operators, _ := netlink.ParseIPNet("172.30.0.0/16")
 		must(netlink.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: operators, Gw: []byte{192, 168, 0, 9}}))
 		steps := b.set(vxlanHost(2, 3))
@@ -294,6 +297,10 @@ func TestRepairOnTheRealKernel(t *testing.T) {
 			t.Errorf("taking over from a flanneld: %s", steps)
 		}
 		want(t, vxlanTwo, b.state())
+		if routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: outdated}, netlink.RT_FILTER_DST); err != nil || len(routes) != 1 ||
+			routes[0].Protocol != protocol {
+			t.Errorf("to a peer's subnet lead %v, %v", routes, err)
+		}
 		for name, harm := range map[string]func() error{
 			"device down and up loses routes and neighbours": func() error { return errors.Join(netlink.LinkSetDown(dev), netlink.LinkSetUp(dev)) },
 			"device down":    func() error { return netlink.LinkSetDown(dev) },

@@ -117,6 +117,9 @@ func routeMsg(r network.Route, ifindex int, del bool) msg {
 	if !r.Blackhole {
 		m.attr32(unix.RTA_OIF, ifindex)
 	}
+	if r.Metric != 0 {
+		m.attr32(unix.RTA_PRIORITY, r.Metric)
+	}
 	return m
 }
 

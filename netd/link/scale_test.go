@@ -48,6 +48,28 @@ func BenchmarkRealKernel(b *testing.B) {
 					}
 					b.ReportMetric(float64(k.rt.seq-sent)/float64(b.N), "messages/op")
 				})
+				// The same three put and taken away by one who knows no peers: what the kernel itself takes among so many.
+				p := vxlanPeer(20000)
+				for _, kind := range []struct {
+					name string
+					step Step
+				}{
+					{"by hand: neighbour", Step{Neigh: &p.Neighs[0]}},
+					{"by hand: forwarding entry", Step{FDB: &p.FDB[0]}},
+					{"by hand: route", Step{Route: &p.Routes[0]}},
+				} {
+					b.Run(kind.name, func(b *testing.B) {
+						for b.Loop() {
+							for _, verb := range []string{"replace", "delete"} {
+								s := kind.step
+								s.Verb = verb
+								if errs := k.Do(context.Background(), []Step{s}); errs[0] != nil {
+									b.Fatal(errs[0])
+								}
+							}
+						}
+					})
+				}
 				b.Run("all anew", func(b *testing.B) {
 					for b.Loop() {
 						if _, err := l.Clean(context.Background()); err != nil {

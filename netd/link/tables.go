@@ -43,6 +43,10 @@ func (r *rtnl) routes(fam byte, dev int, names map[int]string, add func(network.
 				dst, _ = netip.AddrFromSlice(v)
 			case unix.RTA_GATEWAY:
 				route.Via, _ = netip.AddrFromSlice(v)
+			case unix.RTA_PRIORITY:
+				if fam == unix.AF_INET { // IPv6 routes always have one, the kernel's
+					route.Metric = int(binary.NativeEndian.Uint32(v))
+				}
 			case unix.RTA_OIF:
 				oif = int(binary.NativeEndian.Uint32(v))
 			case unix.RTA_TABLE:

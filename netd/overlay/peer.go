@@ -69,7 +69,7 @@ func (p Planner) vxlan(peer *network.Peer, l network.Lease, sub netip.Prefix, to
 	dev := vxlanName(p.c.Backend, v6)
 	peer.Neighs = append(peer.Neighs, network.Neigh{Dev: dev, IP: sub.Addr(), MAC: mac})
 	peer.FDB = append(peer.FDB, network.FDB{Dev: dev, MAC: mac, Dst: to})
-	peer.Routes = append(peer.Routes, network.Route{Dst: sub, Via: sub.Addr(), Dev: dev, OnLink: true})
+	peer.Routes = append(peer.Routes, network.Route{Dst: sub, Via: sub.Addr(), Dev: dev, OnLink: true, Metric: network.Spread(sub)})
 	return ""
 }
 
@@ -123,7 +123,7 @@ func (p Planner) ipip(peer *network.Peer, sub netip.Prefix, to netip.Addr) strin
 		peer.Routes = append(peer.Routes, network.Route{Dst: sub, Via: to, Dev: p.self.Underlay.Name})
 		return ""
 	}
-	peer.Routes = append(peer.Routes, network.Route{Dst: sub, Via: to, Dev: ipipDevice, OnLink: true})
+	peer.Routes = append(peer.Routes, network.Route{Dst: sub, Via: to, Dev: ipipDevice, OnLink: true, Metric: network.Spread(sub)})
 	return ""
 }
 
