@@ -23,7 +23,8 @@ func commands() []command {
 	listing := []string{"full", "no-legend", "fields", "json"}
 	return []command{
 		{name: "cat", args: "UNIT", summary: "Print a unit file as the cluster has it", run: cat, completes: []string{"units"},
-			about:   "The text is printed as it is stored: without comments, sections put together.",
+			about: "The text is printed as it is stored: without comments, sections put together. Drop-ins follow, each under a\n" +
+				"line with its path.",
 			example: "fleetctl cat web@1.service"},
 		{name: "completion", args: "SHELL", summary: "Print the script that completes fleetctl in bash, fish or zsh", run: completion, completes: []string{"shells"}, offline: true,
 			about:   "Names of units and machines come from the cluster while you type.",
@@ -33,6 +34,11 @@ func commands() []command {
 		{name: "destroy", args: "UNIT...", summary: "Stop units and forget them", run: destroy, completes: []string{"units"}, flags: blocking,
 			about:   "Waits until no machine's systemd has the units any more. Their ExecStop runs.",
 			example: "fleetctl destroy web@{1..3}.service"},
+		{name: "edit", args: "UNIT", summary: "Change a unit's drop-in, or its text, in an editor", run: edit, completes: []string{"units"},
+			flags: append([]string{"full", "drop-in"}, blocking...),
+			about: "Opens $VISUAL or $EDITOR. What was written goes to the machines that have the unit, as with --replace; of a template,\n" +
+				"to its instances, one after another. A drop-in without any line is taken away. Comments are not kept.",
+			example: "fleetctl edit --drop-in=limits web@.service"},
 		{name: "fd-forward", args: "SOCKET", summary: "Join input and output to a unix socket", run: fdForward, offline: true,
 			about:   "For the far end of --tunnel, where the SSH server does not forward sockets itself.",
 			example: "fleetctl fd-forward /run/fleet.sock"},
@@ -97,4 +103,5 @@ func commands() []command {
 }
 
 const submitsToo = "A unit the cluster does not know yet is taken from the file of that name, an instance (web@1.service)\n" +
-	"from its template, in the cluster or beside the path. A name without a type is a service."
+	"from its template, in the cluster or beside the path. A name without a type is a service. Drop-ins beside the\n" +
+	"file (web@.service.d/*.conf, web@1.service.d/*.conf) go with it."

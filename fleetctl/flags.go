@@ -31,6 +31,7 @@ type options struct {
 	noBlock       bool
 	blockAttempts int
 	replace       bool
+	dropIn        string
 
 	lines    int
 	follow   bool
@@ -102,13 +103,15 @@ func define(o *options) *pflag.FlagSet {
 	fs.BoolVarP(&o.help, "help", "h", false, "print help")
 	fs.BoolVarP(&o.version, "version", "v", false, "print the version")
 
-	fs.BoolVarP(&o.full, "full", "l", false, "print machine IDs and hashes in full")
+	fs.BoolVarP(&o.full, "full", "l", false, "print machine IDs and hashes in full; edit: the unit itself, no drop-in")
 	fs.BoolVar(&o.noLegend, "no-legend", false, "print no header line")
 	fs.StringVar(&o.fields, "fields", "", "columns to print, comma-separated")
 	fs.BoolVar(&o.json, "json", false, "print JSON as the API has it")
 	fs.BoolVar(&o.noBlock, "no-block", false, "do not wait until the units are there")
 	fs.IntVar(&o.blockAttempts, "block-attempts", 0, "wait at most this many times 2 s; 0: as long as it takes")
 	fs.BoolVar(&o.replace, "replace", false, "replace units whose local file differs from the registry's")
+
+	fs.StringVar(&o.dropIn, "drop-in", "", "file name of the drop-in to edit; none: override.conf")
 
 	o.lines = 10
 	fs.VarP(lineCount{&o.lines}, "lines", "n", "how many of the newest log lines to print, or all")
