@@ -1,6 +1,10 @@
 package main
 
-import "context"
+import (
+	"context"
+	"slices"
+	"strings"
+)
 
 // A command is one row of what fleetctl can do. Its file is named like it.
 type command struct {
@@ -18,8 +22,15 @@ type command struct {
 	run       func(ctx context.Context, a *app, args []string) int
 }
 
+// commands are all rows, by name.
 func commands() []command {
-	blocking := []string{"no-block", "block-attempts"}
+	return slices.SortedFunc(slices.Values(append(telling(), changing()...)), func(a, b command) int {
+		return strings.Compare(strings.TrimLeft(a.name, "_"), strings.TrimLeft(b.name, "_"))
+	})
+}
+
+// telling are the commands that change nothing in the cluster.
+func telling() []command {
 	listing := []string{"full", "no-legend", "fields", "json"}
 	return []command{
 		{name: "cat", args: "UNIT", summary: "Print a unit file as the cluster has it", run: cat, completes: []string{"units"},
@@ -31,14 +42,6 @@ func commands() []command {
 			example: "source <(fleetctl completion bash)"},
 		{name: "__complete", args: "WORD...", summary: "Print what the last word can become", run: complete, completes: []string{"commands"}, offline: true, hidden: true,
 			example: "fleetctl __complete -- start we"},
-		{name: "destroy", args: "UNIT...", summary: "Stop units and forget them", run: destroy, completes: []string{"units"}, flags: blocking,
-			about:   "Waits until no machine's systemd has the units any more. Their ExecStop runs.",
-			example: "fleetctl destroy web@{1..3}.service"},
-		{name: "edit", args: "UNIT", summary: "Change a unit's drop-in, or its text, in an editor", run: edit, completes: []string{"units"},
-			flags: append([]string{"full", "drop-in"}, blocking...),
-			about: "Opens $VISUAL or $EDITOR. What was written goes to the machines that have the unit, as with --replace; of a template,\n" +
-				"to its instances, one after another. A drop-in without any line is taken away. Comments are not kept.",
-			example: "fleetctl edit --drop-in=limits web@.service"},
 		{name: "fd-forward", args: "SOCKET", summary: "Join input and output to a unix socket", run: fdForward, offline: true,
 			about:   "For the far end of --tunnel, where the SSH server does not forward sockets itself.",
 			example: "fleetctl fd-forward /run/fleet.sock"},
@@ -59,46 +62,63 @@ func commands() []command {
 		{name: "list-units", summary: "List what each machine's systemd says of its units", run: listUnits, flags: listing,
 			about:   "Columns: unit, machine, active, sub; with --fields also load, hash and ip.",
 			example: "fleetctl list-units --fields=unit,active --no-legend"},
-		{name: "load", args: "UNIT...", summary: "Place units on machines without starting them", run: load, completes: []string{"units", "files"},
-			flags: append([]string{"replace"}, blocking...), quiet: []string{"sign"},
-			about:   submitsToo,
-			example: "fleetctl load backup.service backup.timer"},
 		{name: "network", summary: "Show how the machines reach each other through the overlay", run: networkCommand, flags: listing,
 			about: "Each machine measures the way to every other, now. Columns: machine, ip, subnet, backend, mtu, reaches, slowest\n" +
 				"(round trip), state; with --fields also why (of the backend) and iface. Then the round trip of each pair, and\n" +
 				"what keeps a pair apart. Exits with 1 when a machine does not reach another.",
 			example: "fleetctl network"},
-		{name: "restart", args: "UNIT...", summary: "Stop units and start them again on the machines they are on", run: restart, completes: []string{"units", "files"},
-			flags:   []string{"block-attempts"},
-			about:   submitsToo,
-			example: "fleetctl restart web@1.service"},
 		{name: "ssh", args: "[MACHINE|UNIT] [COMMAND...]", summary: "Open a shell on a machine, or run a command there", run: sshTo, completes: []string{"machines", "units"},
 			flags: []string{"machine", "unit", "forward-agent", "ssh-port"},
 			about: "MACHINE is the begin of an ID, an address or a host name; UNIT stands for the machine that has it. Options of\n" +
 				"the command itself come after --. Keys are those of the ssh-agent and the identity files; ~/.ssh/config is\n" +
 				"read. The exit code is the command's, 255 if its end is not known.",
 			example: "fleetctl ssh web@1.service -- df -h /var"},
+		{name: "status", args: "UNIT...", summary: "Show where units are and how they are", run: status, completes: []string{"units"},
+			flags: []string{"lines", "machine", "full"}, quiet: append([]string{"ssh-port"}, blocking()...),
+			about:   "With each unit come its newest log lines. Exits with 3 when a unit is not active, as systemctl does.",
+			example: "fleetctl status web@1.service"},
+		{name: "verify", args: "UNIT", summary: "Say that units are not signed", run: verify, completes: []string{"units"}, offline: true, hidden: true, example: "fleetctl verify web.service"},
+		{name: "version", summary: "Print the version", run: version, offline: true, example: "fleetctl version"},
+	}
+}
+
+// blocking are the flags of commands that wait.
+func blocking() []string { return []string{"no-block", "block-attempts"} }
+
+// changing are the commands that change units.
+func changing() []command {
+	return []command{
+		{name: "destroy", args: "UNIT...", summary: "Stop units and forget them", run: destroy, completes: []string{"units"}, flags: blocking(),
+			about:   "Waits until no machine's systemd has the units any more. Their ExecStop runs.",
+			example: "fleetctl destroy web@{1..3}.service"},
+		{name: "edit", args: "UNIT", summary: "Change a unit's drop-in, or its text, in an editor", run: edit, completes: []string{"units"},
+			flags: append([]string{"full", "drop-in"}, blocking()...),
+			about: "Opens $VISUAL or $EDITOR. What was written goes to the machines that have the unit, as with --replace; of a template,\n" +
+				"to its instances, one after another. A drop-in without any line is taken away. Comments are not kept.",
+			example: "fleetctl edit --drop-in=limits web@.service"},
+		{name: "load", args: "UNIT...", summary: "Place units on machines without starting them", run: load, completes: []string{"units", "files"},
+			flags: append([]string{"replace"}, blocking()...), quiet: []string{"sign"},
+			about:   submitsToo,
+			example: "fleetctl load backup.service backup.timer"},
+		{name: "restart", args: "UNIT...", summary: "Stop units and start them again on the machines they are on", run: restart, completes: []string{"units", "files"},
+			flags:   []string{"block-attempts"},
+			about:   submitsToo,
+			example: "fleetctl restart web@1.service"},
 		{name: "start", args: "UNIT...", summary: "Start units somewhere in the cluster", run: start, completes: []string{"units", "files"},
-			flags: append([]string{"replace"}, blocking...), quiet: []string{"sign"},
+			flags: append([]string{"replace"}, blocking()...), quiet: []string{"sign"},
 			about: submitsToo + "\nWaits until systemd calls each unit active, or says that it failed. With --replace a changed text goes\n" +
 				"to the machine that has the unit, which restarts it there.",
 			example: "fleetctl start web@{1..3}.service"},
-		{name: "status", args: "UNIT...", summary: "Show where units are and how they are", run: status, completes: []string{"units"},
-			flags: []string{"lines", "machine", "full"}, quiet: append([]string{"ssh-port"}, blocking...),
-			about:   "With each unit come its newest log lines. Exits with 3 when a unit is not active, as systemctl does.",
-			example: "fleetctl status web@1.service"},
-		{name: "stop", args: "UNIT...", summary: "Stop units; they stay on their machines", run: stop, completes: []string{"units"}, flags: blocking,
+		{name: "stop", args: "UNIT...", summary: "Stop units; they stay on their machines", run: stop, completes: []string{"units"}, flags: blocking(),
 			example: "fleetctl stop web@1.service"},
 		{name: "submit", args: "UNIT...", summary: "Give unit files to the cluster without placing them", run: submit, completes: []string{"files", "units"},
-			flags: []string{"replace"}, quiet: append([]string{"sign"}, blocking...),
+			flags: []string{"replace"}, quiet: append([]string{"sign"}, blocking()...),
 			about: "A template (web@.service) is submitted once; starting web@1.service then needs no file. With --replace\n" +
 				"a template's instances are replaced too, one after another, stopping at the first that fails.",
 			example: "fleetctl submit web@.service"},
-		{name: "unload", args: "UNIT...", summary: "Stop units and take them off their machines", run: unload, completes: []string{"units"}, flags: blocking,
+		{name: "unload", args: "UNIT...", summary: "Stop units and take them off their machines", run: unload, completes: []string{"units"}, flags: blocking(),
 			about:   "The cluster still knows them: start brings them back.",
 			example: "fleetctl unload web@1.service"},
-		{name: "verify", args: "UNIT", summary: "Say that units are not signed", run: verify, completes: []string{"units"}, offline: true, hidden: true, example: "fleetctl verify web.service"},
-		{name: "version", summary: "Print the version", run: version, offline: true, example: "fleetctl version"},
 	}
 }
 
