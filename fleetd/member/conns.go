@@ -13,8 +13,9 @@ import (
 // stand still for many seconds when that one is lost. keep ends such connections; the client opens its watches again where they
 // belong, and misses nothing.
 type conns struct {
-	mu   sync.Mutex // guards open
-	open map[*conn]string
+	dialer func(ctx context.Context, addr string) (net.Conn, error)
+	mu     sync.Mutex // guards open
+	open   map[*conn]string
 }
 
 // conn takes itself off the list when it is closed.
@@ -32,7 +33,7 @@ func (c *conn) Close() error {
 
 // dial connects, for gRPC.
 func (l *conns) dial(ctx context.Context, addr string) (net.Conn, error) {
-	raw, err := dialFast(ctx, addr)
+	raw, err := l.dialer(ctx, addr)
 	if err != nil {
 		return nil, err
 	}

@@ -94,6 +94,16 @@ func (d *door) serve(server *grpc.Server) {
 	}
 }
 
+// park ends all connections; new ones are closed at once until serve is called again.
+func (d *door) park() {
+	d.mu.Lock()
+	server := d.server
+	d.mu.Unlock()
+	if server != nil {
+		server.Stop()
+	}
+}
+
 func (d *door) accept(l net.Listener) {
 	for {
 		c, err := l.Accept()

@@ -1,6 +1,7 @@
 package member
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -19,12 +20,42 @@ import (
 // host is one host of a test: a directory and two ports on loopback, on which members come and go.
 type host struct {
 	t      *testing.T
+	town   *town
+	zone   string
+	name   string // none: its address
 	cfg    Config
 	m      *Member
 	log    *record
 	cancel context.CancelFunc
 	done   chan struct{}
 	err    error // of Run, once done is closed
+}
+
+// town is what the registry knows: the hosts that run.
+type town struct {
+	mu      sync.Mutex // guards running
+	running map[*host]*Member
+}
+
+func (w *town) set(h *host, m *Member) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if m == nil {
+		delete(w.running, h)
+		return
+	}
+	w.running[h] = m
+}
+
+func (w *town) hosts(context.Context) ([]Host, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var list []Host
+	for h, m := range w.running {
+		s := m.Status()
+		list = append(list, Host{Name: cmp.Or(h.name, h.client()), Zone: h.zone, Role: s.Role, Member: s.ID, Peer: s.Peer})
+	}
+	return list, nil
 }
 
 // record keeps what was logged.
@@ -48,11 +79,13 @@ func (r *record) String() string {
 func newHosts(t *testing.T, n int) []*host {
 	t.Helper()
 	ports := etcdtest.Ports(t, 2*n)
+	all := &town{running: map[*host]*Member{}}
 	hosts := make([]*host, n)
 	for i := range hosts {
 		dir := t.TempDir()
-		hosts[i] = &host{t: t, cfg: Config{
-			Dir: dir, Socket: filepath.Join(dir, "run", "etcd.sock"), Name: "same-name", Size: 3,
+		hosts[i] = &host{t: t, town: all, cfg: Config{
+			Hosts: all.hosts,
+			Dir:   dir, Socket: filepath.Join(dir, "run", "etcd.sock"), Name: "same-name", Size: 3,
 			Net: netip.MustParsePrefix("127.0.0.1/32"), PeerPort: ports[2*i], ClientPort: ports[2*i+1],
 		}}
 		t.Cleanup(hosts[i].kill)
@@ -76,6 +109,7 @@ func (h *host) start(join ...*host) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	h.m, h.cancel, h.done = m, cancel, make(chan struct{})
+	h.town.set(h, m)
 	go func() {
 		defer close(h.done)
 		h.err = m.Run(ctx)
@@ -93,6 +127,7 @@ func (h *host) stop() {
 
 func (h *host) kill() {
 	if h.cancel != nil {
+		h.town.set(h, nil)
 		h.cancel()
 		<-h.done
 	}

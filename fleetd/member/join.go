@@ -26,9 +26,9 @@ type seat struct {
 
 // join asks the hosts for a seat, until it has one or ctx ends (ok=false). Every step can be repeated: what an earlier try, or
 // an earlier process, has done already is found in the list of members by this host's peer URL.
-func (m *Member) join(ctx context.Context, st *state, self netip.AddrPort) (s seat, ok bool) {
+func (m *Member) join(ctx context.Context, st *state, self netip.AddrPort, invited bool) (s seat, ok bool) {
 	for try := 0; ; try++ {
-		s, err := m.joinOnce(ctx, st, self)
+		s, err := m.joinOnce(ctx, st, self, invited)
 		if err == nil {
 			return s, true
 		}
@@ -39,10 +39,10 @@ func (m *Member) join(ctx context.Context, st *state, self netip.AddrPort) (s se
 	}
 }
 
-func (m *Member) joinOnce(ctx context.Context, st *state, self netip.AddrPort) (seat, error) {
+func (m *Member) joinOnce(ctx context.Context, st *state, self netip.AddrPort, invited bool) (seat, error) {
 	var errs []error
 	for _, host := range m.others(m.cfg.Join, st.Hosts, self) {
-		s, err := m.joinBy(ctx, host, st, self)
+		s, err := m.joinBy(ctx, host, st, self, invited)
 		if err == nil {
 			return s, nil
 		}
@@ -67,8 +67,9 @@ func (m *Member) others(join, remembered []string, self netip.AddrPort) []string
 	return out
 }
 
-// joinBy asks one host. Each request has its own time limit, so that a host that hangs does not keep us from the next.
-func (m *Member) joinBy(ctx context.Context, host string, st *state, self netip.AddrPort) (seat, error) {
+// joinBy asks one host. Each request has its own time limit, so that a host that hangs does not keep us from the next. A host that is
+// invited has found itself in the list while it stood by: the leader wants it there even beyond the size.
+func (m *Member) joinBy(ctx context.Context, host string, st *state, self netip.AddrPort, invited bool) (seat, error) {
 	if err := reach(ctx, host); err != nil {
 		return seat{}, err
 	}
@@ -86,20 +87,40 @@ func (m *Member) joinBy(ctx context.Context, host string, st *state, self netip.
 			id, st.Cluster, stateFile(m.cfg.Dir))
 	}
 	// From here on a restart must go on joining, with or without join= in its configuration.
-	st.Cluster, st.Hosts = hex(id), voterHosts(list)
+	st.Cluster, st.Hosts = hex(id), memberHosts(list)
 	if err := st.save(m.cfg.Dir); err != nil {
 		return seat{}, err
 	}
 	m.update(func(s *Status) { s.Cluster = st.Cluster })
 
-	url := "http://" + self.String()
-	e := planEntry(list, url, m.cfg.Size)
+	url := m.peerURL(self)
+	size := m.cfg.Size
+	if invited {
+		size = len(list)
+	}
+	e := planEntry(list, url, size)
+	if e.Do != stepStandBy && m.cfg.TLS.Seat != nil {
+		may, err := m.cfg.TLS.Seat(ctx)
+		if err != nil {
+			return seat{}, fmt.Errorf("ask for a seat: %w", err)
+		}
+		if !may {
+			return seat{standBy: true, hosts: voterHosts(list)}, nil
+		}
+		// What shows us from here on is another certificate than the one this connection began with.
+		voter, err := m.dial(urls([]string{host}))
+		if err != nil {
+			return seat{}, err
+		}
+		defer voter.Close()
+		c = voter
+	}
 	if e.Do == stepReplace {
 		m.log.Info("replacing this host's entry, its data is gone", "id", hex(e.ID))
 		if list, err = memberRemove(ctx, c, e.ID); err != nil {
 			return seat{}, err
 		}
-		e = planEntry(list, url, m.cfg.Size)
+		e = planEntry(list, url, size)
 	}
 	if e.Do == stepAdd {
 		if list, err = memberAdd(ctx, c, url); err != nil {
@@ -107,7 +128,7 @@ func (m *Member) joinBy(ctx context.Context, host string, st *state, self netip.
 		}
 		// The answer is the list as of our own addition, in the one order all members agree on: of two hosts that took the last
 		// seat at once exactly one finds too many, and steps back.
-		e = planEntry(list, url, m.cfg.Size)
+		e = planEntry(list, url, size)
 	}
 	if e.Do == stepStandBy {
 		if e.ID != 0 {
@@ -229,24 +250,31 @@ func joinErrors(errs []error) error {
 	return errors.New(strings.Join(parts, "; "))
 }
 
-// standBy serves the socket through the voters until ctx ends.
-func (m *Member) standBy(ctx context.Context, st *state, s seat, d *door) error {
-	m.update(func(s *Status) { s.Role = StandBy })
+// standBy serves the socket through the voters until ctx ends, or the leader has given this host a seat (invited).
+func (m *Member) standBy(ctx context.Context, st *state, self netip.AddrPort, s seat, d *door) (invited bool, err error) {
+	was := m.Status().Role
+	m.update(func(s *Status) { s.Role, s.Peer, s.ID, s.Leads = StandBy, m.peerURL(self), "", false })
 	p, err := m.newProxy(urls(s.hosts))
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer p.close()
+	defer d.park()
 	m.lead(urls(s.hosts)...)
 	d.serve(p.server)
 	if !m.untilReady(ctx, "waiting for the voters "+strings.Join(s.hosts, ", ")) {
-		return nil
+		return false, nil
 	}
-	m.log.Info("standing by", "voters", s.hosts)
-	for pause(ctx, followEvery) {
+	if was != StandBy {
+		m.log.Info("standing by", "voters", s.hosts)
+	}
+	for ok := true; ok; ok = pause(ctx, followEvery) {
 		list, id, err := memberList(ctx, m.client)
+		if err != nil && ctx.Err() == nil {
+			list, id, err = m.listElsewhere(ctx, st, self, err)
+		}
 		if ctx.Err() != nil {
-			return nil
+			break
 		}
 		if err != nil {
 			m.doing("asking the voters who votes", explain(err))
@@ -254,13 +282,36 @@ func (m *Member) standBy(ctx context.Context, st *state, s seat, d *door) error 
 		}
 		m.doing("", nil)
 		m.follow(st, p, list, id)
+		if slices.ContainsFunc(list, func(mb *pb.Member) bool { return slices.Contains(mb.PeerURLs, m.peerURL(self)) }) {
+			m.log.Info("called to the members")
+			return true, nil
+		}
 	}
-	return nil
+	return false, nil
 }
 
-// followEvery is how often a host that does not vote asks who does; members change rarely, and any one of the known voters
-// can answer.
-const followEvery = 10 * time.Second
+// listElsewhere asks all hosts that were ever named or seen for the members, when the voters of the last time do not answer: they may all be others by
+// now.
+func (m *Member) listElsewhere(ctx context.Context, st *state, self netip.AddrPort, err error) ([]*pb.Member, uint64, error) {
+	for _, host := range m.others(m.cfg.Join, st.Hosts, self) {
+		if reach(ctx, host) != nil {
+			continue
+		}
+		c, dialErr := m.dial(urls([]string{host}))
+		if dialErr != nil {
+			continue
+		}
+		list, id, listErr := memberList(ctx, c)
+		_ = c.Close() // it was asked
+		if listErr == nil && hex(id) == st.Cluster && len(voterHosts(list)) > 0 {
+			return list, id, nil
+		}
+	}
+	return nil, 0, err
+}
+
+// followEvery is how often a host that does not vote asks who does, and whether it shall: any one of the known voters can answer.
+const followEvery = 2 * time.Second
 
 // follow points clients and memory at the voters of today.
 func (m *Member) follow(st *state, p *proxy, list []*pb.Member, cluster uint64) {
@@ -273,11 +324,12 @@ func (m *Member) follow(st *state, p *proxy, list []*pb.Member, cluster uint64) 
 		m.lead(urls(hosts)...)
 		p.client.SetEndpoints(urls(hosts)...)
 	}
-	if slices.Equal(hosts, st.Hosts) && st.Cluster == hex(cluster) {
+	known := memberHosts(list)
+	if slices.Equal(known, st.Hosts) && st.Cluster == hex(cluster) {
 		return
 	}
 	next := *st
-	next.Hosts, next.Cluster = hosts, hex(cluster)
+	next.Hosts, next.Cluster = known, hex(cluster)
 	if err := next.save(m.cfg.Dir); err != nil {
 		m.forgetful("the voters", err)
 		return

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -33,9 +34,12 @@ type Config struct {
 	// other host can join.
 	Net                  netip.Prefix
 	PeerPort, ClientPort uint16
-	Join                 []string // running hosts, host or host:port of their client port; none: be the first host
-	Size                 int      // most voters: 1, 3 or 5
-	TLS                  TLS      // of the two ports; Servers have files of their own above
+	Join                 []string      // running hosts, host or host:port of their client port; none: be the first host
+	Size                 int           // most voters: 1, 3 or 5
+	Grace                time.Duration // a voter that has not answered for this long is replaced; 0: two minutes
+	// Hosts are those that are registered: who stands by, and what zone everybody is in. nil: nobody takes a free seat but hosts that join.
+	Hosts func(context.Context) ([]Host, error) `json:"-"`
+	TLS   TLS                                   `json:"-"` // of the two ports; Servers have files of their own above
 }
 
 // Role is what this host is to the store.
@@ -57,6 +61,8 @@ type Status struct {
 	Cluster   string   `json:"cluster,omitempty"` // etcd's cluster ID, hex
 	ID        string   `json:"id,omitempty"`      // etcd's member ID, hex; voters and learners
 	Leads     bool     `json:"leads,omitempty"`   // is etcd's leader
+	Peer      string   `json:"peer,omitempty"`    // URL of its peer port, also of one that stands by; empty: others cannot reach it
+	Waits     string   `json:"waits,omitempty"`   // at the leader: the change of the members that is due, and why it is not made
 	Members   []Info   `json:"members,omitempty"`
 	Endpoints []string `json:"endpoints,omitempty"` // where fleetd's own client goes
 }
@@ -77,6 +83,7 @@ type Member struct {
 	zap    *zap.Logger
 	client *clientv3.Client
 	conns  conns         // of client
+	http   *http.Client  // to peer ports
 	forgot string        // the last error of writing member.json that was logged; of Run's goroutine
 	ready  chan struct{} // closed once the store has answered
 
@@ -100,6 +107,7 @@ func New(cfg Config, log *slog.Logger) (*Member, error) {
 	if m.cfg.Name == "" {
 		m.cfg.Name = "fleet"
 	}
+	m.conns.dialer, m.http = m.dialGRPC, m.newHTTP()
 	eps := cfg.Servers
 	if len(eps) == 0 {
 		eps = []string{m.socketURL()}
@@ -115,6 +123,13 @@ func (m *Member) Client() *clientv3.Client { return m.client }
 
 // Ready is closed once the store has answered for the first time.
 func (m *Member) Ready() <-chan struct{} { return m.ready }
+
+func (c Config) grace() time.Duration {
+	if c.Grace > 0 {
+		return c.Grace
+	}
+	return 2 * time.Minute
+}
 
 // Status says how things stand. It is safe to call at any time.
 func (m *Member) Status() Status {
@@ -165,6 +180,7 @@ func (m *Member) doing(what string, err error) {
 // cluster); it says what to do. What may pass (no answer, no quorum) is waited for, see Status.
 func (m *Member) Run(ctx context.Context) error {
 	defer m.client.Close()
+	defer m.http.CloseIdleConnections()
 	if len(m.cfg.Servers) > 0 {
 		return m.external(ctx)
 	}
@@ -233,7 +249,7 @@ func (m *Member) dial(endpoints []string, opts ...grpc.DialOption) (*clientv3.Cl
 		// A host that answers for its kernel only, but does nothing more, is noticed after 13 s by the pings: gRPC sends none more often. One that
 		// is gone, dialFast notices.
 		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
-		DialOptions: append([]grpc.DialOption{grpc.WithContextDialer(dialFast)}, append(opts, grpc.WithConnectParams(grpc.ConnectParams{
+		DialOptions: append([]grpc.DialOption{grpc.WithContextDialer(m.dialGRPC)}, append(opts, grpc.WithConnectParams(grpc.ConnectParams{
 			// gRPC waits up to two minutes between attempts; a store that is back shall be found in moments.
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
 			MinConnectTimeout: 3 * time.Second,

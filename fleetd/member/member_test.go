@@ -310,34 +310,48 @@ func TestDataOfAnotherCluster(t *testing.T) {
 	hosts[1].awaitRole(Learner)
 }
 
-func TestRemovedHostSaysSo(t *testing.T) {
+func TestRemovedHostComesBackAsANewOne(t *testing.T) {
 	t.Parallel()
 	hosts := cluster(t, 3)
-	remove := func(h *host) {
-		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), limit)
-		defer cancel()
-		var list []*pb.Member
-		for { // the others must have seen each other for five seconds
-			var err error
-			list, _, err = memberList(ctx, hosts[0].m.Client())
-			if err != nil {
-				t.Fatal(err)
-			}
-			i := slices.IndexFunc(list, func(m *pb.Member) bool { return hex(m.ID) == h.m.Status().ID })
-			if i < 0 {
-				return
-			}
-			_, err = memberRemove(ctx, hosts[0].m.Client(), list[i].ID)
-			if ctx.Err() != nil {
-				t.Fatalf("remove: %v", err)
-			}
+	old := hosts[2].m.Status().ID
+	hosts[2].stop() // removed while it is down
+	hosts[2].removeBy(hosts[0])
+	hosts[0].put("k", "while it was away")
+	hosts[2].start()
+	s := hosts[2].awaitRole(Voter)
+	if s.ID == old {
+		t.Errorf("it is still member %s", old)
+	}
+	hosts[2].wantKey("k", "while it was away")
+	if aside, _ := filepath.Glob(etcdDir(hosts[2].cfg.Dir) + ".old-*"); len(aside) != 1 {
+		t.Errorf("its old data: %v", aside)
+	}
+	hosts[2].removeBy(hosts[0]) // removed while it runs
+	hosts[2].await("another ID", func(now Status) bool { return now.Role == Voter && now.ID != s.ID })
+	if aside, _ := filepath.Glob(etcdDir(hosts[2].cfg.Dir) + ".old-*"); len(aside) != 1 {
+		t.Errorf("more of its old data than the newest: %v", aside)
+	}
+}
+
+// removeBy takes a host out of the list of members as etcdctl would.
+func (h *host) removeBy(other *host) {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), limit)
+	defer cancel()
+	id := h.m.Status().ID
+	for { // the others must have seen each other for five seconds
+		list, _, err := memberList(ctx, other.m.Client())
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		i := slices.IndexFunc(list, func(m *pb.Member) bool { return hex(m.ID) == id })
+		if i < 0 {
+			return
+		}
+		if _, err = memberRemove(ctx, other.m.Client(), list[i].ID); ctx.Err() != nil {
+			h.t.Fatalf("remove: %v", err)
 		}
 	}
-	hosts[2].stop() // removed while it is down
-	remove(hosts[2])
-	hosts[2].start()
-	hosts[2].awaitEnd("was removed from the cluster", etcdDir(hosts[2].cfg.Dir))
 }
 
 func TestPortTaken(t *testing.T) {
@@ -386,7 +400,7 @@ func TestDirectoryInUse(t *testing.T) {
 	h := newHosts(t, 1)[0]
 	h.start()
 	h.awaitRole(Voter)
-	two := &host{t: t, cfg: h.cfg}
+	two := &host{t: t, town: h.town, cfg: h.cfg}
 	two.start()
 	two.awaitEnd("another fleetd uses it")
 	h.wantKey("x", "") // the first one's socket is still its own

@@ -50,45 +50,17 @@ func planEntry(members []*pb.Member, self string, size int) entry {
 	return entry{Do: stepAdd}
 }
 
-// peer is one member as the voter that leads sees it.
-type peer struct {
-	ID      uint64
-	Learner bool
-	Started bool // it has told its name
-	Alive   bool // it answered just now
-}
-
-// planPromotions names the learners to make voters, in order. Voters come in odd numbers, since an even one survives no
-// more losses than one less and is lost more often: two hosts are a voter and a learner, the third makes three voters. Only
-// what is alive is promoted: with a dead voter among two there would be no quorum.
-func planPromotions(peers []peer, size int) []uint64 {
-	voters := 0
-	var can []uint64
-	for _, p := range peers {
-		switch {
-		case !p.Learner:
-			voters++
-		case p.Started && p.Alive:
-			can = append(can, p.ID)
-		}
-	}
-	slices.Sort(can)
-	target := min(size, voters+len(can))
-	if target%2 == 0 {
-		target--
-	}
-	if target <= voters {
-		return nil
-	}
-	return can[:target-voters]
-}
-
 // voterHosts are the client addresses of the voters, host:port, sorted.
 func voterHosts(members []*pb.Member) []string {
+	return memberHosts(slices.DeleteFunc(slices.Clone(members), func(m *pb.Member) bool { return m.IsLearner }))
+}
+
+// memberHosts are those of all members. A learner's door leads to the voters, and it may be one of them tomorrow.
+func memberHosts(members []*pb.Member) []string {
 	var hosts []string
 	for _, m := range members {
 		for _, c := range m.ClientURLs {
-			if u, err := url.Parse(c); err == nil && !m.IsLearner && m.Name != "" {
+			if u, err := url.Parse(c); err == nil && m.Name != "" {
 				hosts = append(hosts, u.Host)
 			}
 		}
@@ -108,6 +80,8 @@ func hostPort(s string, port uint16) string {
 	return net.JoinHostPort(s, strconv.Itoa(int(port)))
 }
 
+// urls are endpoints for clients. They say http also where TLS is on: that is the dialer's affair (see conns.dial), for one client goes to the
+// plain unix socket today and to other hosts tomorrow, and the library decides once.
 func urls(hosts []string) []string {
 	out := make([]string, len(hosts))
 	for i, h := range hosts {

@@ -53,49 +53,6 @@ func TestPlanEntry(t *testing.T) {
 	}
 }
 
-func TestPlanPromotions(t *testing.T) {
-	for name, row := range map[string]struct {
-		members string // + after a word: alive
-		size    int
-		want    []uint64
-	}{
-		"alone":                                       {"1+", 3, nil},
-		"two hosts stay a voter and a learner":        {"1+ 2?+", 3, nil},
-		"the third makes three voters":                {"1+ 3?+ 2?+", 3, []uint64{2, 3}},
-		"a dead learner does not count":               {"1+ 2?+ 3?", 3, nil},
-		"one that never started does not count":       {"1+ 2?+ 3?-+", 3, nil},
-		"two voters, from a crash half way, get on":   {"1+ 2+ 3?+", 3, []uint64{3}},
-		"two voters without a learner stay":           {"1+ 2+", 3, nil},
-		"three are enough":                            {"1+ 2+ 3+ 4?+", 3, nil},
-		"size five, four hosts: the fourth waits":     {"1+ 2+ 3+ 4?+", 5, nil},
-		"size five, five hosts":                       {"1+ 2+ 3+ 4?+ 5?+", 5, []uint64{4, 5}},
-		"size five, five learners' worth from one":    {"1+ 2?+ 3?+ 4?+ 5?+", 5, []uint64{2, 3, 4, 5}},
-		"more learners than seats, the first by ID":   {"1+ 5?+ 4?+ 3?+ 2?+", 3, []uint64{2, 3}},
-		"size one takes nobody":                       {"1+ 2?+ 3?+", 1, nil},
-		"size was lowered, nobody is thrown out here": {"1+ 2+ 3+ 4+ 5+", 3, nil},
-	} {
-		var peers []peer
-		for i, m := range list(row.members) {
-			peers = append(peers, peer{m.ID, m.IsLearner, m.Name != "", strings.Contains(strings.Fields(row.members)[i], "+")})
-		}
-		got := planPromotions(peers, row.size)
-		if diff := cmp.Diff(row.want, got); diff != "" {
-			t.Errorf("%s:\n%s", name, diff)
-		}
-		// Having done the plan, there is nothing left to do.
-		for i := range peers {
-			for _, id := range got {
-				if peers[i].ID == id {
-					peers[i].Learner = false
-				}
-			}
-		}
-		if again := planPromotions(peers, row.size); again != nil {
-			t.Errorf("%s: the plan of the applied plan is %v", name, again)
-		}
-	}
-}
-
 func TestVoterHosts(t *testing.T) {
 	want := []string{"10.0.0.1:2379", "10.0.0.2:2379"}
 	if diff := cmp.Diff(want, voterHosts(list("2 1 3? 4-"))); diff != "" {

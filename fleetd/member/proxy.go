@@ -34,7 +34,7 @@ func (m *Member) newProxy(endpoints []string) (*proxy, error) {
 	watch, _ := grpcproxy.NewWatchProxy(c.Ctx(), m.zap.Named("proxy"), c)
 	cluster, _ := grpcproxy.NewClusterProxy(m.zap.Named("proxy"), c, "", "")
 	lease, _ := grpcproxy.NewLeaseProxy(c.Ctx(), c)
-	s := grpc.NewServer(serverOptions()...)
+	s := grpc.NewServer(m.serverOptions()...)
 	pb.RegisterKVServer(s, freshKV{kv, c})
 	pb.RegisterWatchServer(s, watch)
 	pb.RegisterClusterServer(s, cluster)

@@ -41,10 +41,11 @@ func (m *Member) start(initial string, self netip.AddrPort) (*embed.Etcd, error)
 	c.EnableGRPCGateway = false
 	own := nowhere
 	if self.IsValid() {
-		own = "http://" + self.String()
-		c.ListenPeerUrls = []url.URL{{Scheme: "http", Host: self.String()}}
+		own = m.peerURL(self)
+		c.ListenPeerUrls = []url.URL{{Scheme: m.scheme(), Host: self.String()}}
 		client := netip.AddrPortFrom(self.Addr(), m.cfg.ClientPort)
-		c.AdvertiseClientUrls = []url.URL{{Scheme: "http", Host: client.String()}}
+		c.AdvertiseClientUrls = []url.URL{{Scheme: m.scheme(), Host: client.String()}}
+		c.PeerTLSInfo = m.peerTLS()
 	}
 	u, err := url.Parse(own)
 	if err != nil {
@@ -84,17 +85,18 @@ type permanent struct{ error }
 func (p permanent) Unwrap() error { return p.error }
 
 // newServer serves the member itself, as etcd does on its own listeners.
-func newServer(s *etcdserver.EtcdServer) *grpc.Server {
-	g := v3rpc.Server(s, nil, nil, serverOptions()...)
+func (m *Member) newServer(s *etcdserver.EtcdServer) *grpc.Server {
+	g := v3rpc.Server(s, nil, nil, m.serverOptions()...)
 	c := v3client.New(s)
 	v3electionpb.RegisterElectionServer(g, v3election.NewElectionServer(c))
 	v3lockpb.RegisterLockServer(g, v3lock.NewLockServer(c))
 	return g
 }
 
-// serverOptions let clients ping as often as ours do, and notice clients that are gone.
-func serverOptions() []grpc.ServerOption {
+// serverOptions let in whom they shall, let clients ping as often as ours do, and notice clients that are gone.
+func (m *Member) serverOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
+		grpc.Creds(newPorter(m.cfg.TLS)),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 2 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 	}

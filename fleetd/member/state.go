@@ -16,7 +16,7 @@ type state struct {
 	V int `json:"v"`
 	// Cluster this host belongs to, hex; empty until that is known.
 	Cluster string `json:"cluster,omitempty"`
-	// Hosts are client addresses of voters, host:port: where to ask when the configuration names none. A host that knows of
+	// Hosts are client addresses of members, host:port: where to ask when the configuration names none. A host that knows of
 	// others never makes a cluster of its own.
 	Hosts []string `json:"hosts,omitempty"`
 	// ID of this member, hex, and its client address when it ran last: how a copy of this disk is told from it.

@@ -15,7 +15,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
-	etcderrors "go.etcd.io/etcd/server/v3/etcdserver/errors"
 )
 
 // embedded brings the member up as what it is or shall be, and serves until ctx ends.
@@ -46,6 +45,19 @@ func (m *Member) embedded(ctx context.Context) error {
 		return nil
 	}
 
+	for {
+		if err := m.life(ctx, &st, self, d); !errors.Is(err, errAgain) {
+			return err
+		}
+	}
+}
+
+// errAgain ends a life whose host shall find out anew what it is.
+var errAgain = errors.New("begin again")
+
+// life is from finding out what this host is to the store until that has ended.
+func (m *Member) life(ctx context.Context, st *state, self netip.AddrPort, d *door) error {
+	invited := false
 	for try := 0; ; try++ {
 		var s seat
 		if !hasLog(m.cfg.Dir) {
@@ -54,17 +66,22 @@ func (m *Member) embedded(ctx context.Context) error {
 				st.Cluster = "" // if there was one it was ours alone, and its data is gone
 			}
 			if len(m.cfg.Join) > 0 || len(remembered) > 0 {
-				if s, ok = m.join(ctx, &st, self); !ok {
+				var ok bool
+				if s, ok = m.join(ctx, st, self, invited); !ok {
 					return nil
 				}
 			}
 		}
 		if s.standBy {
-			return m.standBy(ctx, &st, s, d)
+			var err error
+			if invited, err = m.standBy(ctx, st, self, s, d); err != nil || !invited {
+				return err
+			}
+			continue
 		}
 		e, err := m.start(s.initial, self)
 		if err == nil {
-			return m.serve(ctx, e, &st, self, d)
+			return m.serve(ctx, e, st, self, d)
 		}
 		if s.initial == "" || errors.As(err, new(permanent)) {
 			return err
@@ -120,20 +137,27 @@ type voting struct {
 	self  netip.AddrPort
 	door  *door
 	proxy *proxy // while a learner
+
+	tended tending // while it leads
 }
 
 // serve runs a started member until ctx ends or etcd does.
 func (m *Member) serve(ctx context.Context, e *embed.Etcd, st *state, self netip.AddrPort, d *door) error {
 	v := &voting{m: m, e: e, st: st, self: self, door: d}
 	defer m.end(e)
-	defer d.close() // clients first: a member that stops serves nobody
+	defer d.park() // clients first: a member that stops serves nobody
 	defer func() {
 		if v.proxy != nil {
 			v.proxy.close()
 		}
 	}()
 	id, cluster := uint64(e.Server.MemberID()), uint64(e.Server.Cluster().ID())
-	m.update(func(s *Status) { s.ID, s.Cluster = hex(id), hex(cluster) })
+	m.update(func(s *Status) {
+		s.ID, s.Cluster, s.Peer = hex(id), hex(cluster), ""
+		if self.IsValid() {
+			s.Peer = m.peerURL(self)
+		}
+	})
 	if n := len(e.Server.Cluster().Members()); n > 1 && !self.IsValid() {
 		return fmt.Errorf("this host is one of %d members but member_ip is not set: set it to the address that the others reach", n)
 	}
@@ -158,7 +182,7 @@ func (m *Member) serve(ctx context.Context, e *embed.Etcd, st *state, self netip
 		case err := <-elsewhere:
 			return err
 		case <-e.Server.StopNotify():
-			return m.whyStopped(ctx, e, st)
+			return m.whyStopped(ctx, e, st, self)
 		case <-ready:
 			ready = nil
 		case <-tick.C:
@@ -192,7 +216,10 @@ func (v *voting) turn(ctx context.Context) error {
 	v.m.update(func(s *Status) { s.Leads = leads })
 	var err error
 	if leads {
-		err = v.promote(ctx, list)
+		err = v.tend(ctx, list)
+	} else {
+		v.tended = tending{}
+		v.m.update(func(s *Status) { s.Waits = "" })
 	}
 	v.m.follow(v.st, v.proxy, list, uint64(v.e.Server.Cluster().ID()))
 	if err == nil {
@@ -214,7 +241,7 @@ func (v *voting) tellAddress(ctx context.Context, list []*pb.Member) error {
 	if !v.self.IsValid() {
 		return nil
 	}
-	id, want := v.e.Server.MemberID(), []string{"http://" + v.self.String()}
+	id, want := v.e.Server.MemberID(), []string{v.m.peerURL(v.self)}
 	for _, mb := range list {
 		if mb.ID != uint64(id) || slices.Equal(mb.PeerURLs, want) {
 			continue
@@ -250,7 +277,7 @@ func (v *voting) takeRole(ctx context.Context, list []*pb.Member) error {
 			v.door.serve(p.server)
 		} else {
 			v.proxy = nil
-			v.door.serve(newServer(v.e.Server))
+			v.door.serve(m.newServer(v.e.Server))
 			m.lead(m.socketURL())
 		}
 		if old != nil {
@@ -268,40 +295,6 @@ func (v *voting) takeRole(ctx context.Context, list []*pb.Member) error {
 	return nil
 }
 
-// promote makes voters of learners as planPromotions says, one after the other.
-func (v *voting) promote(ctx context.Context, list []*pb.Member) error {
-	peers := make([]peer, len(list))
-	for i, mb := range list {
-		peers[i] = peer{ID: mb.ID, Learner: mb.IsLearner, Started: mb.Name != "", Alive: true}
-	}
-	if len(planPromotions(peers, v.m.cfg.Size)) == 0 {
-		return nil // nothing to do even if all were alive: do not ask
-	}
-	for i, mb := range list {
-		peers[i].Alive = !mb.IsLearner || alive(ctx, mb.PeerURLs)
-	}
-	for _, id := range planPromotions(peers, v.m.cfg.Size) {
-		if err := v.promoteOne(ctx, id); err != nil {
-			return fmt.Errorf("make member %x a voter: %w", id, err)
-		}
-		v.m.log.Info("member votes from now on", "id", hex(id))
-	}
-	return nil
-}
-
-// promoteOne tries for a while: a learner may be an entry behind for a moment, and between the first and the second of two
-// promotions there is an even number of voters, which should be short.
-func (v *voting) promoteOne(ctx context.Context, id uint64) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	for {
-		_, err := v.e.Server.PromoteMember(ctx, id)
-		if !errors.Is(err, etcderrors.ErrLearnerNotReady) || !pause(ctx, 20*time.Millisecond) {
-			return err
-		}
-	}
-}
-
 // end stops etcd; if it leads, another voter leads first. etcd's own stop would do that too, but waits 7 s for a host that
 // is stopping as well.
 func (m *Member) end(e *embed.Etcd) {
@@ -310,7 +303,7 @@ func (m *Member) end(e *embed.Etcd) {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		for _, mb := range s.Cluster().Members() {
-			if mb.ID == s.MemberID() || mb.IsLearner || !alive(ctx, mb.PeerURLs) {
+			if mb.ID == s.MemberID() || mb.IsLearner || !m.alive(ctx, mb.PeerURLs) {
 				continue
 			}
 			err := s.MoveLeader(ctx, uint64(s.MemberID()), uint64(mb.ID))
@@ -325,7 +318,7 @@ func (m *Member) end(e *embed.Etcd) {
 }
 
 // alive asks a member by the port that its votes would come through.
-func alive(ctx context.Context, peerURLs []string) bool {
+func (m *Member) alive(ctx context.Context, peerURLs []string) bool {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	for _, u := range peerURLs {
@@ -333,7 +326,7 @@ func alive(ctx context.Context, peerURLs []string) bool {
 		if err != nil {
 			continue
 		}
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := m.http.Do(req)
 		if err != nil {
 			continue
 		}
@@ -374,7 +367,7 @@ func (m *Member) elsewhere(ctx context.Context, e *embed.Etcd, self netip.AddrPo
 }
 
 // whyStopped says why etcd ended by itself. It does so only when the other members have removed it.
-func (m *Member) whyStopped(ctx context.Context, e *embed.Etcd, st *state) error {
+func (m *Member) whyStopped(ctx context.Context, e *embed.Etcd, st *state, self netip.AddrPort) error {
 	removed := e.Server.IsIDRemoved(uint64(e.Server.MemberID()))
 	for _, host := range st.Hosts {
 		if removed {
@@ -391,6 +384,9 @@ func (m *Member) whyStopped(ctx context.Context, e *embed.Etcd, st *state) error
 		c.Close()
 		removed = err == nil && id == uint64(e.Server.Cluster().ID()) &&
 			!slices.ContainsFunc(list, func(mb *pb.Member) bool { return mb.ID == uint64(e.Server.MemberID()) })
+	}
+	if removed && len(m.others(m.cfg.Join, st.Hosts, self)) > 0 {
+		return m.retire(st, "this member was removed from the cluster")
 	}
 	if removed {
 		return fmt.Errorf("this host's member %s was removed from the cluster: to join it again as a new one, remove %s and start fleetd",
