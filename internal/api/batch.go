@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ func (h *handler) batch(w http.ResponseWriter, r *http.Request, _ string) error 
 	if err := json.Unmarshal(b, &in); err != nil {
 		return refuse(http.StatusBadRequest, "unable to decode body: "+err.Error())
 	}
+	noteBatch(r, in)
 	out := BatchResult{Results: make([]UnitResult, len(in.Set)+len(in.Delete))}
 	var subs []fleet.Submission
 	var at []int // index in Results of each submission
@@ -54,6 +56,18 @@ func (h *handler) batch(w http.ResponseWriter, r *http.Request, _ string) error 
 	h.destroyAll(r, in.Delete, seen, out.Results[len(in.Set):])
 	reply(w, http.StatusOK, out)
 	return nil
+}
+
+// noteBatch tells the audit what a batch asks for.
+func noteBatch(r *http.Request, in Batch) {
+	var units []string
+	for _, u := range in.Set {
+		units = append(units, u.Name+" "+cmp.Or(u.DesiredState, "submitted"))
+	}
+	for _, name := range in.Delete {
+		units = append(units, name+" destroyed")
+	}
+	Noted(r.Context(), "batch", units...)
 }
 
 func (h *handler) destroyAll(r *http.Request, names []string, seen map[string]bool, results []UnitResult) {

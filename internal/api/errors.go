@@ -45,6 +45,8 @@ func statuses() []status {
 	return []status{
 		{fleet.ErrInvalid, http.StatusBadRequest},
 		{unit.ErrInvalid, http.StatusBadRequest},
+		{fleet.ErrForbidden, http.StatusForbidden},
+		{kv.ErrForbidden, http.StatusForbidden},
 		{fleet.ErrNotFound, http.StatusNotFound},
 		{fleet.ErrExists, http.StatusConflict},
 		{fleet.ErrConflict, http.StatusConflict},

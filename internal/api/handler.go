@@ -35,14 +35,17 @@ type Config struct {
 	Explain func(s fleet.Snapshot, names ...unit.Name) []fleet.Explanation
 	// Ready returns why this fleetd cannot answer yet (not registered, no store); everything but metrics and version is then 503
 	// with that reason. nil: always ready.
-	Ready      func() error
-	Version    string           // of fleetd, for the Server header
-	Journal    ReadJournal      // reads any machine's journal; nil: 404
-	Network    HostNetwork      // asks any machine's netd; nil: 404
-	Metrics    http.Handler     // serves /metrics; nil: 404
-	More       map[string]Route // paths that main brings along
-	TokenLimit uint16           // entries per page of fleet v1's lists; 0: 100
-	Log        *slog.Logger     // requests that failed on our side; nil: nowhere
+	Ready   func() error
+	Version string           // of fleetd, for the Server header
+	Journal ReadJournal      // reads any machine's journal; nil: 404
+	Network HostNetwork      // asks any machine's netd; nil: 404
+	Metrics http.Handler     // serves /metrics; nil: 404
+	More    map[string]Route // paths that main brings along
+	// Caller says who makes a request; nil: whoever gets here may do everything. Audit is told every change; nil: nobody.
+	Caller     func(r *http.Request) Caller
+	Audit      func(Deed)
+	TokenLimit uint16       // entries per page of fleet v1's lists; 0: 100
+	Log        *slog.Logger // requests that failed on our side; nil: nowhere
 }
 
 // Time limits of one request behind the handler. Batches may be thousands of transactions' worth.
@@ -92,20 +95,31 @@ func NewHandler(c Config) http.Handler {
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Server", "fleetd/"+h.Version)
+	r, n := h.begin(r)
 	if r.URL.Path == "/metrics" && h.Metrics != nil {
+		if err := h.authorize(r, n.who, "metrics"); err != nil {
+			h.fail(w, r, err)
+			return
+		}
 		h.Metrics.ServeHTTP(w, r)
 		return
 	}
-	if err := h.serve(w, r); err != nil {
+	route, name, item, err := h.find(r.URL.Path)
+	if err == nil {
+		err = h.authorize(r, n.who, name)
+	} else if n.who.Role == Nobody {
+		err = h.authorize(r, n.who, "units") // which paths there are is not for everybody either
+	}
+	if err == nil {
+		err = h.serve(w, r, route, item)
+	}
+	if err != nil {
 		h.fail(w, r, err)
 	}
+	h.end(r, n, name, item, err)
 }
 
-func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
-	route, item, err := h.find(r.URL.Path)
-	if err != nil {
-		return err
-	}
+func (h *handler) serve(w http.ResponseWriter, r *http.Request, route route, item string) error {
 	do := route[r.Method]
 	if do == nil {
 		return refuse(http.StatusMethodNotAllowed, fmt.Sprintf("%s is not possible here", r.Method))
@@ -132,14 +146,14 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 
 // streams tells the requests that may go on for as long as the client likes.
 func streams(path string) bool {
-	return strings.HasSuffix(path, "/watch") || strings.HasSuffix(path, "/journal")
+	return strings.HasSuffix(path, "/watch") || strings.HasSuffix(path, "/journal") || strings.HasSuffix(path, "/ca")
 }
 
 // find maps a path to its route and item name. As in fleet: the prefixes themselves are 405, and a trailing slash is 404.
-func (h *handler) find(path string) (route, string, error) {
+func (h *handler) find(path string) (do route, name, item string, err error) {
 	switch path {
 	case "/", "/fleet/v1", "/v1-alpha":
-		return nil, "", refuse(http.StatusMethodNotAllowed, "the API is at /fleet/v1/units, /fleet/v1/state, /fleet/v1/machines and /fleet/v1/discovery")
+		return nil, "", "", refuse(http.StatusMethodNotAllowed, "the API is at /fleet/v1/units, /fleet/v1/state, /fleet/v1/machines and /fleet/v1/discovery")
 	}
 	rest, ok := strings.CutPrefix(path, "/fleet/v1/")
 	if !ok {
@@ -151,9 +165,9 @@ func (h *handler) find(path string) (route, string, error) {
 	}
 	route := h.routes[name]
 	if !ok || route == nil || isItem && (item == "" || strings.Contains(item, "/")) {
-		return nil, "", refuse(http.StatusNotFound, "no such path: "+path)
+		return nil, "", "", refuse(http.StatusNotFound, "no such path: "+path)
 	}
-	return route, item, nil
+	return route, name, item, nil
 }
 
 func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -80,6 +81,7 @@ func (h *handler) putUnit(w http.ResponseWriter, r *http.Request, item string) e
 	if u.Name != item {
 		return refuse(http.StatusBadRequest, fmt.Sprintf("name in URL %q differs from unit name in request body %q", item, u.Name))
 	}
+	Noted(r.Context(), cmp.Or(u.DesiredState, "submitted"), item)
 	created, err := h.submitOne(r.Context(), u)
 	if err != nil {
 		return err
@@ -117,6 +119,7 @@ func (h *handler) submitOne(ctx context.Context, u Unit) (created bool, err erro
 }
 
 func (h *handler) deleteUnit(w http.ResponseWriter, r *http.Request, item string) error {
+	Noted(r.Context(), "destroyed", item)
 	err := h.Registry.Destroy(r.Context(), unit.Name(item))[0]
 	if errors.Is(err, fleet.ErrNotFound) {
 		return refuse(http.StatusNotFound, "unit does not exist")

@@ -145,6 +145,8 @@ func kindOf(err error) error {
 		return kv.ErrLeaseGone
 	case errors.Is(err, rpctypes.ErrNoSpace):
 		return kv.ErrNoSpace
+	case code == codes.PermissionDenied:
+		return kv.ErrForbidden
 	case errors.Is(err, rpctypes.ErrRequestTooLarge), errors.Is(err, rpctypes.ErrTooManyOps),
 		// gRPC's own limits, which it tells apart by text only.
 		code == codes.ResourceExhausted && strings.Contains(err.Error(), "larger than max"):
