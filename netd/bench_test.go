@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -138,18 +137,9 @@ func (c *cluster) byHand(backend string, n, m int) pair {
 }
 
 // masquerade is the least that an administrator writes for workloads that reach the world outside.
-func (p pair) masquerade(t testing.TB, hosts []*host) {
-	t.Helper()
+func (p pair) masquerade(hosts []*host) {
 	for _, h := range hosts {
-		h.Must(func() error {
-			cmd := exec.Command("nft", "-f", "-")
-			cmd.Stdin = strings.NewReader("table ip hand { chain post { type nat hook postrouting priority srcnat; ip saddr 10.6.0.0/16 ip daddr != 10.6.0.0/16 masquerade; }; }")
-			out, err := cmd.CombinedOutput()
-			if err != nil {
-				err = fmt.Errorf("nft: %w: %s", err, out)
-			}
-			return err
-		})
+		h.NFT("table ip hand { chain post { type nat hook postrouting priority srcnat; ip saddr 10.6.0.0/16 ip daddr != 10.6.0.0/16 masquerade; }; }")
 	}
 }
 
@@ -174,7 +164,7 @@ func BenchmarkPath(b *testing.B) {
 				pairs[1] = c.byHand("vxlan", 5, 6)
 			}
 			if masq { // as the path by hand then does
-				pairs[1].masquerade(b, c.hosts[len(c.hosts)-2:])
+				pairs[1].masquerade(c.hosts[len(c.hosts)-2:])
 			}
 			for b.Loop() {
 				// Rounds compare what ran next to each other; the median of their ratios is nearly free of what else the machine did.

@@ -42,7 +42,7 @@ func TestPodsTalkOverEachBackend(t *testing.T) {
 			}
 			conn.Close()
 			s := c.hosts[0].status("--probe")
-			if !s.Ready || len(s.Peers) != 1 || s.Peers[0].Silent || s.Peers[0].RTT == 0 {
+			if !s.Ready || len(s.Peers) != 1 || s.Peers[0].Silent || s.Peers[0].RTT == 0 || s.Repairs != 0 {
 				t.Errorf("status: %+v", s)
 			}
 			for _, h := range c.hosts {

@@ -203,9 +203,17 @@ func (h *host) env(key string) string {
 // addPod puts a workload behind the host, at the second address of its subnet, that echoes.
 func (h *host) addPod() {
 	h.c.t.Helper()
-	if _, err := fmt.Sscan(h.env("FLANNEL_MTU"), &h.mtu); err != nil {
+	mtu := 0
+	if _, err := fmt.Sscan(h.env("FLANNEL_MTU"), &mtu); err != nil {
 		h.c.t.Fatal(err)
 	}
+	h.addPodOf(mtu)
+}
+
+// addPodOf is addPod with an MTU of its own idea.
+func (h *host) addPodOf(mtu int) {
+	h.c.t.Helper()
+	h.mtu = mtu
 	gw := netip.MustParsePrefix(h.env("FLANNEL_SUBNET"))
 	h.pod = h.Pod(fmt.Sprint("pod", h.n), "pod0", netip.PrefixFrom(gw.Addr().Next(), gw.Bits()).String(), gw.String(), h.mtu)
 	if v6 := h.env("FLANNEL_IPV6_SUBNET"); v6 != "" {

@@ -21,11 +21,16 @@ func newFake() *fake {
 	return &fake{s: State{Sysctls: map[string]string{}}, under: []string{"eth0"}, fails: map[string]error{}}
 }
 
-func (f *fake) Observe(_ context.Context, names []string, adopt bool) (State, error) {
-	out := State{Sysctls: f.s.Sysctls, Rules: f.s.Rules, Neighs: slices.Clone(f.s.Neighs), FDB: slices.Clone(f.s.FDB), WG: slices.Clone(f.s.WG), Routes: slices.Clone(f.s.Routes)}
+func (f *fake) Observe(_ context.Context, a Ask) (State, error) {
+	out := State{Sysctls: map[string]string{}, Rules: f.s.Rules, Neighs: slices.Clone(f.s.Neighs), FDB: slices.Clone(f.s.FDB), WG: slices.Clone(f.s.WG), Routes: slices.Clone(f.s.Routes)}
 	for _, d := range f.s.Devices {
-		if d.Ours || slices.Contains(names, d.Name) {
+		if d.Ours || slices.Contains(a.Devices, d.Name) {
 			out.Devices = append(out.Devices, d)
+		}
+	}
+	for _, n := range a.Sysctls {
+		if v, ok := f.s.Sysctls[n]; ok {
+			out.Sysctls[n] = v
 		}
 	}
 	return out, nil

@@ -67,7 +67,7 @@ func (k *Real) Close() {
 }
 
 // Observe reads what is there; see Kernel.
-func (k *Real) Observe(_ context.Context, wanted []string, adopt bool) (State, error) {
+func (k *Real) Observe(_ context.Context, ask Ask) (State, error) {
 	s := State{Sysctls: map[string]string{}}
 	links, err := again(k.h.LinkList)
 	if err != nil {
@@ -79,7 +79,7 @@ func (k *Real) Observe(_ context.Context, wanted []string, adopt bool) (State, e
 		k.idx[l.Attrs().Name], names[l.Attrs().Index] = l.Attrs().Index, l.Attrs().Name
 	}
 	isWanted := map[string]bool{}
-	for _, n := range wanted {
+	for _, n := range ask.Devices {
 		isWanted[n] = true
 	}
 	add := func(r network.Route) { s.Routes = append(s.Routes, r) }
@@ -93,14 +93,14 @@ func (k *Real) Observe(_ context.Context, wanted []string, adopt bool) (State, e
 		if a.Alias != k.mark && !isWanted[a.Name] {
 			continue
 		}
-		if err := k.observeDevice(&s, l, names, adopt && isWanted[a.Name]); err != nil {
+		if err := k.observeDevice(&s, l, names, ask.Adopt && isWanted[a.Name]); err != nil {
 			return s, fmt.Errorf("device %s: %w", a.Name, err)
 		}
 	}
 	if s.Rules, err = readRules(k.nft, k.o.Table); err != nil {
 		return s, err
 	}
-	return s, k.observeSysctls(&s, wanted)
+	return s, observeSysctls(&s, ask.Sysctls)
 }
 
 func (k *Real) observeDevice(s *State, l netlink.Link, names map[int]string, adopt bool) error {
@@ -181,12 +181,7 @@ func sysctlPath(name string) (string, error) {
 	return "/proc/sys/" + name, nil
 }
 
-// observeSysctls reads the settings that a Host may name.
-func (k *Real) observeSysctls(s *State, devs []string) error {
-	names := []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"}
-	for _, d := range devs {
-		names = append(names, "net/ipv4/conf/"+d+"/rp_filter", "net/ipv6/conf/"+d+"/accept_ra")
-	}
+func observeSysctls(s *State, names []string) error {
 	for _, n := range names {
 		path, err := sysctlPath(n)
 		if err != nil {

@@ -19,11 +19,17 @@ import (
 
 // Kernel is what a Linker works on: the real one, or a test's.
 type Kernel interface {
-	// Observe reads what is there of netd's, and the devices of the given names whoever made them. With adopt it also reads what
-	// somebody else put on those devices.
-	Observe(ctx context.Context, names []string, adopt bool) (State, error)
+	// Observe reads what is there of netd's, and what a asks for beyond.
+	Observe(ctx context.Context, a Ask) (State, error)
 	// Do carries the steps out in order and gives one error, or nil, for each; one that fails does not stop the rest.
 	Do(ctx context.Context, steps []Step) []error
+}
+
+// Ask is what to read that need not be netd's.
+type Ask struct {
+	Devices []string // by name, whoever made them
+	Adopt   bool     // also what somebody else put on those
+	Sysctls []string // by name
 }
 
 // State is what the kernel holds of netd's.
@@ -106,11 +112,14 @@ func New(k Kernel) *Linker {
 func (l *Linker) Set(ctx context.Context, h network.Host) (Report, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	names := make([]string, 0, len(h.Devices))
+	ask := Ask{Adopt: l.first}
 	for _, d := range h.Devices {
-		names = append(names, d.Name)
+		ask.Devices = append(ask.Devices, d.Name)
 	}
-	have, err := l.kernel.Observe(ctx, names, l.first)
+	for _, s := range h.Sysctls {
+		ask.Sysctls = append(ask.Sysctls, s.Name)
+	}
+	have, err := l.kernel.Observe(ctx, ask)
 	if err != nil {
 		return Report{}, fmt.Errorf("read the kernel's network: %w", err)
 	}
@@ -184,7 +193,7 @@ func pathState(peers []network.Peer) State {
 func (l *Linker) Clean(ctx context.Context) (Report, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	have, err := l.kernel.Observe(ctx, nil, false)
+	have, err := l.kernel.Observe(ctx, Ask{})
 	if err != nil {
 		return Report{}, fmt.Errorf("read the kernel's network: %w", err)
 	}

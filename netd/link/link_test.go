@@ -34,6 +34,7 @@ func vxlanHost(peers ...int) network.Host {
 			"postrouting ip saddr 10.5.1.0/24 ip daddr 10.5.0.0/16 return",
 			"postrouting ip saddr != 10.5.0.0/16 ip daddr 10.5.1.0/24 return",
 			"postrouting ip saddr 10.5.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random",
+			"forward oifname flannel.1 syn clamp",
 			"forward ip saddr 10.5.0.0/16 accept"},
 		Sysctls: []network.Sysctl{{Name: "net/ipv4/ip_forward", Value: "1"}},
 	}
@@ -105,7 +106,7 @@ func (b *bench) set(h network.Host) string {
 
 func (b *bench) state(devs ...string) string {
 	b.t.Helper()
-	s, err := b.kernel.Observe(context.Background(), append(devs, "flannel.1"), false)
+	s, err := b.kernel.Observe(context.Background(), Ask{Devices: append(devs, "flannel.1")})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -126,6 +127,7 @@ neigh 10.5.2.0 lladdr 02:00:00:00:00:02 dev flannel.1
 neigh 10.5.3.0 lladdr 02:00:00:00:00:03 dev flannel.1
 route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink
 route 10.5.3.0/24 via 10.5.3.0 dev flannel.1 onlink
+rule forward oifname flannel.1 syn clamp
 rule forward ip saddr 10.5.0.0/16 accept
 rule output udp dport 8472 notrack
 rule postrouting ip mark 0x4000 return
@@ -366,7 +368,7 @@ func TestClearErrors(t *testing.T) {
 }
 
 func TestRuleGrammarRefuses(t *testing.T) {
-	for _, r := range []string{"", "nochain accept", "forward", "forward ip saddr x accept", "forward ip saddr fd00::/8 accept", "output udp dport 99999 notrack", "output udp", "output udp sport 5 notrack", "forward jump", "postrouting ip mark zz return"} {
+	for _, r := range []string{"", "nochain accept", "forward", "forward ip saddr x accept", "forward ip saddr fd00::/8 accept", "output udp dport 99999 notrack", "output udp", "output udp sport 5 notrack", "forward jump", "postrouting ip mark zz return", "forward oifname", "forward clam"} {
 		if _, _, err := parseRule(nil, r); err == nil {
 			t.Errorf("%q was taken", r)
 		}
@@ -406,7 +408,7 @@ func BenchmarkOnePeerMore(b *testing.B) {
 
 type nop struct{}
 
-func (nop) Observe(context.Context, []string, bool) (State, error) { return State{}, nil }
+func (nop) Observe(context.Context, Ask) (State, error) { return State{}, nil }
 func (nop) Do(_ context.Context, s []Step) []error                 { return make([]error, len(s)) }
 
 // A plan from disk may know less than the kernel: it adds and takes nothing away.

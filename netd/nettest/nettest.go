@@ -9,7 +9,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -178,6 +180,20 @@ func (h *Host) Pod(name, dev, addr, gw string, mtu int) *Host {
 	}
 	p.Route(dst, g.String())
 	return p
+}
+
+// NFT gives the host firewall rules, in nft's words.
+func (h *Host) NFT(rules string) {
+	h.t.Helper()
+	h.Must(func() error {
+		cmd := exec.Command("nft", "-f", "-")
+		cmd.Stdin = strings.NewReader(rules)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("nft: %w: %s", err, out)
+		}
+		return err
+	})
 }
 
 // Echo answers on TCP and UDP port 7 until the test ends.

@@ -264,6 +264,11 @@ func (p Planner) rules() []string {
 			udp(d.Port)
 		}
 	}
+	for _, d := range p.devices() {
+		// What another bridge's containers, or units from before the network changed, take for granted does not fit a tunnel. Nor may they
+		// learn it: many a firewall drops the packets that would tell them. Streams are asked to begin smaller.
+		out = append(out, fmt.Sprintf("forward oifname %s syn clamp", d.Name))
+	}
 	for _, f := range []struct {
 		ip    string
 		pool  network.Pool

@@ -1,0 +1,28 @@
+package main
+
+import "testing"
+
+// Workloads that think of their network as larger than it is, and never hear that it is not, still get their streams through the tunnel:
+// what a host forwards begins with segments that fit.
+func TestStreamsFitTheTunnelWhateverTheirEndsThink(t *testing.T) {
+	const both = `"EnableIPv6":true,"IPv6Network":"fd05::/48",`
+	for _, backend := range []string{"vxlan", "wireguard"} {
+		t.Run(backend, func(t *testing.T) {
+			c := newCluster(t, `{"Network":"10.5.0.0/16",`+both+`"Backend":{"Type":"`+backend+`"}}`)
+			var pods []*host
+			for n := 1; n <= 2; n++ {
+				h := c.host(n)
+				h.addPodOf(1500)
+				// Nobody is told that a packet is too big.
+				h.pod.NFT("table inet deaf { chain in { type filter hook input priority 0; icmp type destination-unreachable drop; icmpv6 type packet-too-big drop; }; }")
+				pods = append(pods, h)
+			}
+			for _, to := range []string{pods[1].addr(), pods[1].addr6()} {
+				c.soon("a small stream to "+to, func() error { return pods[0].pod.Call(to, 100) })
+				if err := pods[0].pod.Call(to, 1<<20); err != nil {
+					t.Errorf("a large stream to %s: %v", to, err)
+				}
+			}
+		})
+	}
+}
