@@ -112,6 +112,9 @@ install_to() {
 	for f in units/logind.conf.d/*.conf; do
 		install -D -m 644 "$f" "$dest/usr/lib/systemd/logind.conf.d/${f##*/}"
 	done
+	for f in units/*.target.d/*.conf; do
+		install -D -m 644 "$f" "$dest/usr/lib/systemd/system/${f#units/}"
+	done
 	for f in units/examples/*; do
 		install -D -m 644 "$f" "$dest/usr/share/doc/fleet/examples/${f##*/}"
 	done
