@@ -183,7 +183,7 @@ func homelessOf(s fleet.Snapshot, m fleet.MachineID) []string {
 
 // rebootAsk is what is wanted of a group's semaphore.
 type rebootAsk struct {
-	Do      string `json:"do"` // take, confirm, lock, unlock, set-max, set-percent, set-domain, set-outage, set-homeless
+	Do      string `json:"do"` // take, confirm, drained, lock, unlock, set-max, set-percent, set-domain, set-outage, set-homeless
 	ID      string `json:"id,omitempty"`
 	Boot    string `json:"boot,omitempty"`
 	Reason  string `json:"reason,omitempty"`
@@ -273,7 +273,7 @@ func (r *reboots) change(w http.ResponseWriter, req *http.Request, group string)
 }
 
 func (r *reboots) do(ctx context.Context, group string, ask rebootAsk) error {
-	if ask.ID == "" && (ask.Do == "take" || ask.Do == "confirm" || ask.Do == "lock" || ask.Do == "unlock") {
+	if ask.ID == "" && (ask.Do == "take" || ask.Do == "confirm" || ask.Do == "drained" || ask.Do == "lock" || ask.Do == "unlock") {
 		return api.Refuse(http.StatusBadRequest, ask.Do+": no machine is named")
 	}
 	pure := func(f func(s reboot.Semaphore) (reboot.Semaphore, error)) error {
@@ -285,6 +285,8 @@ func (r *reboots) do(ctx context.Context, group string, ask rebootAsk) error {
 		return r.permits.Take(ctx, group, reboot.Holder{ID: ask.ID, Boot: ask.Boot, Reason: ask.Reason}, r.facts(group, ask.ID))
 	case "confirm":
 		return r.confirm(ctx, group, ask.ID)
+	case "drained":
+		return r.drained(ctx, fleet.MachineID(ask.ID))
 	case "lock":
 		return pure(func(s reboot.Semaphore) (reboot.Semaphore, error) {
 			return s.Lock(reboot.Holder{ID: ask.ID, Reason: "locked by hand: " + ask.Reason}, r.now()), nil
@@ -317,6 +319,18 @@ func (r *reboots) confirm(ctx context.Context, group, id string) error {
 	}
 	if refusal := sem.Still(id, c); refusal != nil {
 		return refusal
+	}
+	return nil
+}
+
+// drained says to a leaving machine whether everything has left it that will.
+func (r *reboots) drained(ctx context.Context, id fleet.MachineID) error {
+	s, err := r.snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	if !moved(s, id) {
+		return api.Refuse(http.StatusConflict, "units are still moving away from "+id.Short())
 	}
 	return nil
 }

@@ -25,6 +25,14 @@ type cluster struct {
 	id       fleet.MachineID
 	boot     string
 	now      func() time.Time
+
+	// ask asks fleetd, which knows who votes and which units have no other home, for a permit (take) or whether it still holds
+	// (confirm); nil: on what the registry alone can tell.
+	ask func(ctx context.Context, do, group string, h reboot.Holder) error
+	// members gives the client URLs of the store's members; nil: unknown.
+	members func(ctx context.Context) ([]string, error)
+	// answers says whether a store answers at one of these URLs, and whether anything at all does; nil: unknown.
+	answers func(ctx context.Context, urls []string) (store, anything bool)
 }
 
 func newCluster(store kv.Store, prefix, channel, group string, id fleet.MachineID, boot string, log *slog.Logger, now func() time.Time) *cluster {
@@ -55,7 +63,19 @@ func (c *cluster) facts(ctx context.Context) (reboot.Cluster, []kv.Guard, error)
 
 // Take implements permits.
 func (c *cluster) Take(ctx context.Context, from, to string) error {
-	return c.permits.Take(ctx, c.group, reboot.Holder{ID: string(c.id), Boot: c.boot, Reason: "update from " + from + " to " + to}, c.facts)
+	h := reboot.Holder{ID: string(c.id), Boot: c.boot, Reason: "update from " + from + " to " + to}
+	if c.ask != nil {
+		return c.ask(ctx, "take", c.group, h)
+	}
+	return c.permits.Take(ctx, c.group, h, c.facts)
+}
+
+// confirm is the last question before the reboot: the ground for the permit may have gone while the units left.
+func (c *cluster) confirm(ctx context.Context) error {
+	if c.ask == nil {
+		return nil
+	}
+	return c.ask(ctx, "confirm", c.group, reboot.Holder{ID: string(c.id)})
 }
 
 // Drain says that this machine leaves, and waits until the engine has moved everything that can move: what is left is marked as
@@ -67,36 +87,63 @@ func (c *cluster) Drain(ctx context.Context) error {
 	}
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
-	last := -1
-	for quiet := 0; quiet < 3; {
-		s, err := c.registry.Snapshot(ctx)
-		if err != nil {
+	q := quiet{id: c.id}
+	for {
+		done, err := c.drained(ctx, &q)
+		if done && err == nil {
+			return c.confirm(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
 			return err
-		}
-		// Handovers still run their old copy here: leave only when they have been withdrawn. What stays as it is for some turns
-		// while no handover is under way has nowhere to go.
-		moving, all := 0, 0
-		for k, p := range s.Placements {
-			if k.Machine == c.id {
-				all++
-				if p.Handover {
-					moving++
-				}
-			}
-		}
-		if quiet++; moving > 0 || all != last {
-			quiet = 0
-		}
-		if last = all; all == 0 {
-			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%d units are still moving away from here: %w", moving, ctx.Err())
+			return fmt.Errorf("%d units are still moving away from here: %w", q.moving, ctx.Err())
 		case <-t.C:
 		}
 	}
-	return nil
+}
+
+// drained says whether all has left that will.
+func (c *cluster) drained(ctx context.Context, q *quiet) (bool, error) {
+	if c.ask != nil {
+		err := c.ask(ctx, "drained", c.group, reboot.Holder{ID: string(c.id)})
+		if errors.Is(err, fleet.ErrConflict) {
+			return false, nil
+		}
+		return err == nil, err
+	}
+	s, err := c.registry.Snapshot(ctx)
+	if err != nil {
+		return false, err
+	}
+	return q.look(s), nil
+}
+
+// quiet finds by looking at the placements alone when nothing moves any more: handovers still run their old copy here, and what stays as
+// it is for some looks while no handover is under way has nowhere to go.
+type quiet struct {
+	id     fleet.MachineID
+	last   int
+	looks  int
+	moving int
+}
+
+func (q *quiet) look(s fleet.Snapshot) bool {
+	moving, all := 0, 0
+	for k, p := range s.Placements {
+		if k.Machine == q.id {
+			all++
+			if p.Handover {
+				moving++
+			}
+		}
+	}
+	if q.looks++; moving > 0 || all != q.last {
+		q.looks = 0
+	}
+	q.last, q.moving = all, moving
+	return all == 0 || q.looks >= 3
 }
 
 // GiveBack implements permits.
@@ -146,9 +193,40 @@ func (c *cluster) Report(ctx context.Context, version string, say rollout.Report
 func (c *cluster) Reach(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	_, err := c.permits.Get(ctx, c.group)
-	if errors.Is(err, kv.ErrUnavailable) {
+	if _, err := c.permits.Get(ctx, c.group); err != nil {
 		return fmt.Errorf("the store cannot be reached: %w", err)
 	}
-	return err
+	if c.ask == nil {
+		return nil // no fleetd: the store alone is the cluster
+	}
+	s, err := c.registry.Snapshot(ctx)
+	if err != nil {
+		return fmt.Errorf("the store cannot be reached: %w", err)
+	}
+	if _, ok := s.Machines[c.id]; !ok {
+		return errNotJoined
+	}
+	return nil
+}
+
+// Outage implements permits. Where the other members answer a read, the cluster is well and the fault is here. Where they are there and
+// have no answer, it is theirs. Where nothing answers at all it may be either; a release that broke the network looks just like that, so
+// it counts as this host's.
+func (c *cluster) Outage(ctx context.Context, peers []string) bool {
+	if c.answers == nil {
+		return true
+	}
+	if len(peers) == 0 {
+		return false // the store was this host alone
+	}
+	store, anything := c.answers(ctx, peers)
+	return anything && !store
+}
+
+// Peers implements permits.
+func (c *cluster) Peers(ctx context.Context) ([]string, error) {
+	if c.members == nil {
+		return nil, nil
+	}
+	return c.members(ctx)
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/fleet-init/fleet/internal/rollout"
 	"github.com/fleet-init/fleet/update-engine/slot"
 	"github.com/fleet-init/fleet/update-engine/update"
 )
@@ -37,12 +38,14 @@ func commands() []row {
 		{"status", "[--json]", "what runs, what is under way, what is waited for", status},
 		{"metrics", "", "the host's figures as Prometheus reads them, for a textfile collector", showMetrics},
 		{"watch", "", "a line for each change until interrupted", watch},
+		{"history", "", "what has happened to this host's releases", history},
 		{"check", "[--take VERSION]", "look for a release now; --take takes that one whatever happened before", check},
 		{"apply", "[--file DIR] [--take VERSION] [--reboot]", "look, stage, and with --reboot ask for the reboot", apply},
 		{"cancel", "", "give up the update under way", tell(update.Cancel)},
 		{"rollback", "[--why TEXT]", "boot the other slot again and do not take this release any more", rollback},
 		{"mark-good", "", "end the trial of this boot: it is good", tell(update.GatePassed)},
 		{"forget", "[VERSION]", "let a release that failed be taken again; without VERSION all", forget},
+		{"gate", "", "wait until this boot is good; for update-engine-gate.service", gateCommand},
 		{"boot", "SLOTS", "for hosts without a boot loader: choose, count the start, print the slot", boot},
 		{"install", "SLOTS --version V --usr FILE --uki FILE …", "write the first release into slot a of a folder or disk image", install},
 		{"keys", "new|init|rotate|root …", "make keys and release directories", keys},
@@ -128,6 +131,26 @@ func showMetrics(ctx context.Context, j job) error {
 	return errors.Join(err, body.Close())
 }
 
+func history(ctx context.Context, j job) error {
+	f, socket := j.flags()
+	if err := j.parse(f, 0, 0); err != nil {
+		return err
+	}
+	body, err := call(ctx, *socket, "GET", "/history", nil)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	var list []rollout.Event
+	if err := json.NewDecoder(body).Decode(&list); err != nil {
+		return err
+	}
+	for _, e := range list {
+		fmt.Fprintf(j.stdout, "%s  %s\n", e.At.UTC().Format(time.RFC3339), e.Text)
+	}
+	return nil
+}
+
 func printStatus(out io.Writer, s Status) {
 	w := tabwriter.NewWriter(out, 2, 8, 2, ' ', 0)
 	proven := "on trial"
@@ -137,18 +160,7 @@ func printStatus(out io.Writer, s Status) {
 	fmt.Fprintf(w, "running\t%s in slot %s, %s\n", s.Running, s.Slots.Running, proven)
 	fmt.Fprintf(w, "phase\t%s\n", line(s.State))
 	for _, n := range []slot.Name{slot.A, slot.B} {
-		e, ok := s.Slots.Entries[n]
-		text := "cannot boot"
-		if ok {
-			text = e.Release.Version + ", good"
-			if e.Left != slot.Good {
-				text = fmt.Sprintf("%s, %d starts left to prove itself", e.Release.Version, e.Left)
-			}
-			if s.Slots.Next == n {
-				text += ", boots next"
-			}
-		}
-		fmt.Fprintf(w, "slot %s\t%s\n", n, text)
+		fmt.Fprintf(w, "slot %s\t%s\n", n, slotText(s.Slots, n))
 	}
 	if !s.LastGood.IsZero() {
 		fmt.Fprintf(w, "checked\t%s\n", s.LastGood.UTC().Format(time.RFC3339))

@@ -42,9 +42,15 @@ type Config struct {
 	ResetCommand  string
 	BootID        string
 
-	HealthDir   string
-	GateTime    time.Duration
-	GateTimeout time.Duration
+	APISocket    string
+	Retry        time.Duration
+	UserDeadline time.Duration
+
+	HealthDir     string
+	HealthCommand string
+	GateUnits     []string
+	GateTime      time.Duration
+	GateTimeout   time.Duration
 }
 
 // The strategies; reboot, etcd-lock and best-effort are locksmith's names.
@@ -85,12 +91,20 @@ func (c *Config) keys() []conf.Key {
 		conf.Strings("etcd_servers", &c.EtcdServers, []string{"unix:///run/fleet/etcd.sock"}, "the store that holds the permits", nil),
 		conf.String("etcd_key_prefix", &c.EtcdKeyPrefix, "/fleet/", "all keys of this cluster start with this"),
 		conf.Duration("drain_timeout", &c.DrainTimeout, 15*time.Minute, time.Second, "how long units may take to move elsewhere before the permit is given back"),
-		conf.String("reboot_command", &c.RebootCommand, "systemctl reboot --check-inhibitors=yes", "what reboots the host in good order"),
+		conf.String("api_socket", &c.APISocket, "/run/fleet.sock", "unix socket of this host's fleetd, which gives the permits"),
+		conf.Duration("retry", &c.Retry, 5*time.Minute, time.Second, "time between two questions for a permit, and after a staging that failed"),
+		conf.Duration("user_deadline", &c.UserDeadline, time.Hour, 0,
+			"how long a reboot waits for people who are logged in and for programs that hold logind's shutdown lock"),
+		conf.String("reboot_command", &c.RebootCommand, "systemctl reboot --check-inhibitors=no", "what reboots the host in good order"),
 
 		conf.String("reset_command", &c.ResetCommand, "systemctl reboot --force", "what restarts a host on trial that is not well, at once"),
 		conf.String("boot_id", &c.BootID, "", "a word that differs from boot to boot; none: the kernel's"),
 
 		conf.String("health_dir", &c.HealthDir, "/etc/fleet/health.d", "programs that must end with 0 for a boot to count as good"),
+		conf.String("health_command", &c.HealthCommand, "systemd-run --quiet --wait --pipe --collect --property=RuntimeMaxSec=25s",
+			"words before each of those programs, here so that they run outside of this daemon's own limits; none: none"),
+		conf.Strings("gate_units", &c.GateUnits, []string{"fleetd.service", "netd.service"},
+			"units that must be up for a boot to count as good, where the host starts them", nil),
 		conf.Duration("gate_time", &c.GateTime, time.Minute, 0, "how long all must be well"),
 		conf.Duration("gate_timeout", &c.GateTimeout, 10*time.Minute, time.Second, "after which a trial that is not well is ended"),
 	}
@@ -120,7 +134,7 @@ func parseConfig(args, env []string, read func(string) ([]byte, error)) (Config,
 }
 
 func (c Config) policy() update.Policy {
-	return update.Policy{Interval: c.Interval, MaxBackoff: 4 * time.Hour, Retry: 5 * time.Minute, MaxAttempts: c.MaxAttempts,
+	return update.Policy{Interval: c.Interval, MaxBackoff: 4 * time.Hour, Retry: c.Retry, MaxAttempts: c.MaxAttempts,
 		Reboots: c.Strategy != off, Downgrade: c.Downgrade, PreventLateFallback: c.PreventLateFallback}
 }
 

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fleet-init/fleet/internal/rollout"
 	"github.com/fleet-init/fleet/update-engine/slot"
 	"github.com/fleet-init/fleet/update-engine/update"
 )
@@ -37,6 +38,8 @@ type control struct {
 	daemon *daemon
 	slots  slot.Slots
 	from   func(url string)
+	// history is what has happened here, oldest first; nil: nobody keeps it.
+	history func() []rollout.Event
 
 	mu      sync.Mutex // guards waiting
 	waiting map[chan update.State]bool
@@ -90,6 +93,13 @@ func (c *control) handler() http.Handler {
 		c.answer(w, s, err)
 	})
 	mux.HandleFunc("GET /watch", c.watch)
+	mux.HandleFunc("GET /history", func(w http.ResponseWriter, _ *http.Request) {
+		list := []rollout.Event{}
+		if c.history != nil {
+			list = append(list, c.history()...)
+		}
+		_ = json.NewEncoder(w).Encode(list) // as in answer
+	})
 	mux.HandleFunc("GET /metrics", c.metrics)
 	return mux
 }

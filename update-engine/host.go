@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -29,7 +30,7 @@ import (
 type permits interface {
 	// Take asks for the permit; *reboot.Refusal when there is none now.
 	Take(ctx context.Context, from, to string) error
-	// Drain has the units moved elsewhere.
+	// Drain has the units moved elsewhere, and then asks whether the permit still holds.
 	Drain(ctx context.Context) error
 	// GiveBack gives the permit back and takes units again: after a reboot that passed the gate, or without one. No permit is fine.
 	GiveBack(ctx context.Context) error
@@ -37,9 +38,17 @@ type permits interface {
 	Hold(ctx context.Context, version string) (string, error)
 	// Report counts this host in the rollout of a release.
 	Report(ctx context.Context, version string, say rollout.Report, why string) error
-	// Reach says whether the cluster can be reached at all.
+	// Reach says whether the cluster can be reached and this host is part of it; errNotJoined when only the latter is missing.
 	Reach(ctx context.Context) error
+	// Outage says, when Reach has failed, whether it is the cluster that is away and not this host: peers are client URLs of the
+	// store's members as they were before.
+	Outage(ctx context.Context, peers []string) bool
+	// Peers are the client URLs of the store's members.
+	Peers(ctx context.Context) ([]string, error)
 }
+
+// errNotJoined: the store answers and does not know this host.
+var errNotJoined = errors.New("fleetd has not joined the cluster")
 
 // host joins the rooms: it carries out the state machine's actions on this machine.
 type host struct {
@@ -53,6 +62,12 @@ type host struct {
 	now     func() time.Time
 	reboot  func(ctx context.Context, force bool) error
 	running string
+	// ctl asks systemd, as systemctl does; nil: by that program.
+	ctl func(ctx context.Context, args ...string) (string, error)
+	// logins says what a person here would lose by a reboot; nil: nobody is asked.
+	logins func(ctx context.Context) ([]string, error)
+	// heldUp is since when logins hold this reboot up.
+	heldUp time.Time
 
 	// from is a directory named by hand (apply --file); it comes before the mirrors until the daemon ends.
 	from atomic.Pointer[string]
@@ -82,12 +97,14 @@ func (h *host) do(ctx context.Context, a update.Action, tell func(update.Fact)) 
 	case update.Drain:
 		return h.drain(ctx)
 	case update.Finalize:
+		h.remember(ctx)
 		err := h.finalize(ctx, a.Target)
 		if err == nil {
 			h.omaha.tell(ctx, omaha.Installed())
 		}
 		return outcome(err, update.Finalized, update.FinalizeFailed)
 	case update.RollBack:
+		h.remember(ctx)
 		_, err := h.slots.Rollback(false)
 		return outcome(err, update.Finalized, update.FinalizeFailed)
 	case update.Reboot, update.Reset:
@@ -285,6 +302,9 @@ func (h *host) askPermit(ctx context.Context, version string) update.Fact {
 	if r := closed(); r != nil {
 		return update.Fact{Kind: update.Denied, Why: r.Reason, Until: h.windows.Next(h.now())}
 	}
+	if why := h.people(ctx); why != "" {
+		return update.Fact{Kind: update.Denied, Why: why}
+	}
 	if h.permits != nil {
 		// The rollout may have been stopped since this host staged the release.
 		if why, err := h.permits.Hold(ctx, version); err != nil || why != "" {
@@ -301,6 +321,31 @@ func (h *host) askPermit(ctx context.Context, version string) update.Fact {
 		}
 	}
 	return update.Fact{Kind: update.Granted}
+}
+
+// people is who would be disturbed by a reboot now, until user_deadline has passed since they were first found.
+func (h *host) people(ctx context.Context) string {
+	if h.logins == nil {
+		return ""
+	}
+	who, err := h.logins(ctx)
+	if err != nil {
+		h.log.Debug("who is logged in is not known", "err", err) // no logind: nobody can be
+		return ""
+	}
+	if len(who) == 0 {
+		h.heldUp = time.Time{}
+		return ""
+	}
+	if h.heldUp.IsZero() {
+		h.heldUp = h.now()
+	}
+	until := h.heldUp.Add(h.cfg.UserDeadline)
+	if !h.now().Before(until) {
+		h.log.Warn("the reboot waits no longer", "reason", strings.Join(who, ", "))
+		return ""
+	}
+	return fmt.Sprintf("waiting for %s, until %s at most", strings.Join(who, ", "), until.UTC().Format(time.RFC3339))
 }
 
 func errText(err error) string {

@@ -19,6 +19,7 @@ import (
 	"github.com/fleet-init/fleet/internal/conf"
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/kv/etcd"
+	"github.com/fleet-init/fleet/internal/rollout"
 	lib "github.com/fleet-init/fleet/internal/run"
 	"github.com/fleet-init/fleet/update-engine/omaha"
 	"github.com/fleet-init/fleet/update-engine/slot"
@@ -68,6 +69,33 @@ func newLog(c Config, w io.Writer) *slog.Logger {
 	}}))
 }
 
+// identity is who this host is, and what runs.
+type identity struct {
+	machine, boot string
+	slot          slot.Name
+	version       string
+}
+
+func identify(c Config) (identity, error) {
+	words, err := told("/")
+	if err != nil {
+		return identity{}, err
+	}
+	var id identity
+	if id.slot, id.version, err = runningOf(c, words); err != nil {
+		return id, err
+	}
+	if id.boot = c.BootID; id.boot == "" {
+		if id.boot, err = word("/proc/sys/kernel/random/boot_id"); err != nil {
+			return id, err
+		}
+	}
+	if id.machine, err = word("/etc/machine-id"); err != nil && c.Strategy != permit && c.Omaha == "" {
+		err = nil // nobody is told
+	}
+	return id, err
+}
+
 // serve builds the daemon, top to bottom, and runs it.
 func serve(ctx context.Context, c Config, log *slog.Logger) error {
 	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
@@ -78,58 +106,58 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 		return err
 	}
 	defer unlock()
-	words, err := told("/")
+	id, err := identify(c)
 	if err != nil {
 		return err
 	}
-	running, version, err := runningOf(c, words)
+	slots, err := openSlots(c.Slots, id.slot)
 	if err != nil {
 		return err
 	}
-	boot := c.BootID
-	if boot == "" {
-		if boot, err = word("/proc/sys/kernel/random/boot_id"); err != nil {
-			return err
-		}
-	}
-	slots, err := openSlots(c.Slots, running)
-	if err != nil {
-		return err
-	}
-	h := &host{cfg: c, log: log, slots: slots, running: version, now: time.Now, reboot: rebooter(c.RebootCommand, c.ResetCommand),
+	h := &host{cfg: c, log: log, slots: slots, running: id.version, now: time.Now, reboot: rebooter(c.RebootCommand, c.ResetCommand),
 		client: &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 30 * time.Second, MaxIdleConnsPerHost: 2}}}
 	if h.windows, err = c.windows(); err != nil {
 		return err
 	}
-	id, err := word("/etc/machine-id")
-	if err != nil && (c.Strategy == permit || c.Omaha != "") {
-		return err
-	}
 	if c.Omaha != "" {
-		h.omaha = newOmahaLink(c, h, id, boot)
+		h.omaha = newOmahaLink(c, h, id.machine, id.boot)
 	}
+	var all *cluster // nil: this host is on its own
 	if c.Strategy == permit {
 		client, err := clientv3.New(clientv3.Config{Endpoints: c.EtcdServers, Context: ctx})
 		if err != nil {
 			return fmt.Errorf("set up the store's client: %w", err)
 		}
 		defer client.Close()
-		h.permits = newCluster(etcd.New(client), c.EtcdKeyPrefix, rolloutOf(c), c.Group, fleet.MachineID(id), boot, log, time.Now)
+		if all, err = joinCluster(c, client, id, log); err != nil {
+			return err
+		}
+		h.permits, h.logins = all, people
 	}
-	first, err := h.started(boot)
+	first, err := h.started(id.boot)
 	if err != nil {
 		return err
 	}
+	return h.live(ctx, id, all, first)
+}
+
+// live runs the daemon and all that speaks to it.
+func (h *host) live(ctx context.Context, id identity, all *cluster, first update.Fact) error {
+	c, log := h.cfg, h.log
 	d := newDaemon(log, filepath.Join(c.StateDir, "state.json"), h.do, h.now)
-	ctl := newControl(d, slots, func(url string) { h.from.Store(&url) })
+	ctl := newControl(d, h.slots, func(url string) { h.from.Store(&url) })
 	l, err := listen(c.Socket)
 	if err != nil {
 		return err
 	}
 	notify := lib.NewNotifier(os.Getenv, os.Getpid())
+	rep := newReporter(log, filepath.Join(c.StateDir, "history.json"), h.slots,
+		rollout.Host{Machine: id.machine, Channel: rolloutOf(c), Group: c.Group, Slot: string(id.slot)}, h.now)
+	ctl.history = rep.events
 	tell := d.changed
 	d.changed = func(s update.State) {
 		tell(s)
+		rep.changed(s)
 		if err := notify.Status(line(s)); err != nil {
 			log.Debug("tell systemd", "err", err)
 		}
@@ -137,7 +165,25 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 	g := lib.NewGroup(ctx)
 	g.Go("control", func(ctx context.Context) error { return ctl.serve(ctx, l) })
 	g.Go("daemon", func(ctx context.Context) error { return d.run(ctx, first) })
+	if all != nil {
+		rep.publish = all.rollouts.Publish
+		g.Go("report", rep.run)
+		g.Go("orders", func(ctx context.Context) error {
+			all.rollouts.Obey(ctx, id.machine, obey(d), func(err error) { log.Debug("orders of the cluster", "err", err) })
+			return nil
+		})
+	}
 	return errors.Join(notify.Ready(), g.Wait())
+}
+
+// joinCluster is the way to the other hosts: the store on its socket for what is written down, fleetd for what must be known of the
+// cluster to decide.
+func joinCluster(c Config, client *clientv3.Client, id identity, log *slog.Logger) (*cluster, error) {
+	all := newCluster(etcd.New(client), c.EtcdKeyPrefix, rolloutOf(c), c.Group, fleet.MachineID(id.machine), id.boot, log, time.Now)
+	all.members, all.answers = membersOf(client), otherStores
+	var err error
+	all.ask, err = askFleetd(c.APISocket)
+	return all, err
 }
 
 func newOmahaLink(c Config, h *host, id, boot string) *omahaLink {
