@@ -20,6 +20,8 @@ usage() {
 ./build.sh fuzz [SECONDS]   every fuzz target for that long (30)
 ./build.sh soak [MINUTES]   host tests again and again (60), until one fails; as root
 ./build.sh sim FROM-TO      the simulation with these seeds, such as 1-100000
+./build.sh image [FLAGS]    the OS image, in .cache/image/out; --help lists the flags; as root
+./build.sh tree [FLAGS]     only its root tree, which boots in nspawn too; prints the folder
 ./build.sh install DESTDIR  binaries, units and documents, as a package would place them
 EOF
 }
@@ -97,7 +99,9 @@ complete() {
 
 install_to() {
 	local dest=$1 f
-	[[ -n $dest ]] || die "install needs a folder: ./build.sh install DESTDIR ('/' for this machine)"
+	[[ -n $dest ]] || die "install needs a folder: ./build.sh image [FLAGS]    the OS image, in .cache/image/out; --help lists the flags; as root
+./build.sh tree [FLAGS]     only its root tree, which boots in nspawn too; prints the folder
+./build.sh install DESTDIR ('/' for this machine)"
 	build
 	for f in $(commands); do
 		install -D -m 755 "bin/${f#./}" "$dest/usr/bin/${f#./}"
@@ -106,6 +110,8 @@ install_to() {
 	for f in units/*.service units/*.socket; do
 		install -D -m 644 "$f" "$dest/usr/lib/systemd/system/${f#units/}"
 	done
+	# Scripts, cloud-configs and drop-ins of old say fleet.service, also before anybody has enabled ours.
+	ln -sf fleetd.service "$dest/usr/lib/systemd/system/fleet.service"
 	for f in units/sysusers.d/*.conf; do
 		install -D -m 644 "$f" "$dest/usr/lib/sysusers.d/${f##*/}"
 	done
@@ -129,6 +135,23 @@ install_to() {
 	done
 }
 
+need_image() {
+	((EUID == 0)) || die "the image is made by root only: run 'sudo ./build.sh ${verb}'"
+	need mmdebstrap:mmdebstrap mksquashfs:squashfs-tools /sbin/veritysetup:cryptsetup-bin objcopy:binutils /sbin/mkfs.ext4:e2fsprogs zstd:zstd
+	[[ -e /usr/lib/systemd/boot/efi/linuxx64.efi.stub ]] || need linuxx64.efi.stub:systemd-boot-efi
+	[[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || need debian-archive-keyring:debian-archive-keyring
+}
+
+# image ARGS...  makes the OS image. What did not change since the last build is taken from .cache/image.
+image() {
+	need_image
+	local dir=.cache/image
+	rm -rf "$dir/install"
+	install_to "$dir/install" >&2
+	go build -trimpath -ldflags='-s -w' -o "$dir/init" ./image/init
+	go run ./image/mkimage --install "$dir/install" --init "$dir/init" "$@"
+}
+
 check_format() {
 	local files
 	files=$(gofmt -l .)
@@ -136,7 +159,7 @@ check_format() {
 }
 
 check_shell() {
-	shellcheck build.sh .ci/run functional/host/script/*.sh
+	shellcheck build.sh .ci/run functional/host/script/*.sh image/*.sh image/files/usr/lib/fleet/* image/files/usr/sbin/*
 	shellcheck --external-sources --source-path=SCRIPTDIR functional/curl/*.sh
 }
 
@@ -269,6 +292,8 @@ bench) bench "$@" ;;
 sim) FLEET_SIM_SEEDS=${1:?which seeds? ./build.sh sim FROM-TO} go test -count=1 -timeout 0 -run TestSeeds ./functional/sim ;;
 fuzz) fuzz "$@" ;;
 soak) soak "$@" ;;
+image) image "$@" ;;
+tree) image --tree "$@" ;;
 install) install_to "${1:-}" ;;
 help | -h | --help) usage ;;
 *)

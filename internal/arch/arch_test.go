@@ -91,6 +91,11 @@ func law() []rule {
 		{"internal/reboot", []string{"internal/kv"}, nil,
 			"who may reboot is decided from values; only the semaphore's record needs the store"},
 		{"image/...", []string{"image/...", "internal/..."}, anyModule, "makes the OS image and configures a host"},
+		{"image/init", []string{"image/release", "update-engine/disk"}, []string{"golang.org/x/sys"},
+			"process 1 of the initramfs: small, and it reads partition tables as whoever writes them does"},
+		{"image/mkimage", []string{"image/release", "update-engine/disk", "update-engine/slot"}, []string{"github.com/spf13/pflag"},
+			"makes the first slot and the ESP with the code that will keep them up to date"},
+		{"image/release", nil, nil, "what the image's builder tells its initramfs: values only"},
 		{"functional/...", []string{"..."}, anyModule, "the only place where a test may use more than one room"},
 	}
 }

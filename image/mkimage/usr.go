@@ -1,0 +1,70 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// usr makes the image of a slot: a squashfs, and behind it the tree of its hashes.
+//
+// Each of its blocks is compressed by itself, so a file that did not change is the same bytes in the next release, and deltas stay small;
+// modules are not compressed on their own for the same reason.
+func (b *builder) usr() error {
+	b.image = b.result("usr-%s.img")
+	key := filepath.Join(b.out, "."+filepath.Base(b.image)+".from")
+	was, _ := os.ReadFile(key)
+	info, err := os.Stat(b.image)
+	if fields := strings.Fields(string(was)); err == nil && len(fields) == 4 && fields[0] == filepath.Base(b.rootDir) && fields[3] == strconv.FormatInt(info.Size(), 10) {
+		b.hash = fields[1]
+		b.hashAt, err = strconv.ParseInt(fields[2], 10, 64)
+		return err
+	}
+	if err := b.makeUsr(); err != nil {
+		return err
+	}
+	if info, err = os.Stat(b.image); err != nil {
+		return err
+	}
+	if info.Size() > b.slot {
+		return fmt.Errorf("the image has %d MiB, a slot %d MiB: use --slot-size", info.Size()/mib, b.slot/mib)
+	}
+	return os.WriteFile(key, fmt.Appendf(nil, "%s %s %d %d\n", filepath.Base(b.rootDir), b.hash, b.hashAt, info.Size()), 0o644)
+}
+
+func (b *builder) makeUsr() error {
+	_ = os.Remove(b.image) // mksquashfs would add to it
+	// One processor or many: the result is the same. SOURCE_DATE_EPOCH sets the time of its making, and of all that is younger.
+	if err := b.call("mksquashfs", filepath.Join(b.rootDir, "usr"), b.image, "-noappend", "-quiet", "-no-progress", "-comp", "zstd",
+		"-Xcompression-level", "9", "-b", "128K", "-no-exports"); err != nil {
+		return err
+	}
+	info, err := os.Stat(b.image)
+	if err != nil {
+		return err
+	}
+	const block = 4096
+	b.hashAt = (info.Size() + block - 1) / block * block
+	if err := os.Truncate(b.image, b.hashAt); err != nil {
+		return err
+	}
+	// Salt and UUID come from the content: the same content, the same root hash.
+	sum, err := fileSum(b.image)
+	if err != nil {
+		return err
+	}
+	u := sum[:32]
+	rootHash := b.image + ".roothash"
+	if err := b.call("veritysetup", "format", "--salt="+sum, "--uuid="+fmt.Sprintf("%s-%s-%s-%s-%s", u[:8], u[8:12], u[12:16], u[16:20], u[20:]),
+		fmt.Sprintf("--data-blocks=%d", b.hashAt/block), fmt.Sprintf("--hash-offset=%d", b.hashAt), "--root-hash-file="+rootHash, b.image, b.image); err != nil {
+		return err
+	}
+	text, err := os.ReadFile(rootHash)
+	if err != nil {
+		return err
+	}
+	b.hash = strings.TrimSpace(string(text))
+	return os.Remove(rootHash)
+}
