@@ -95,8 +95,9 @@ func (m *Member) newServer(s *etcdserver.EtcdServer) *grpc.Server {
 
 // serverOptions let in whom they shall, let clients ping as often as ours do, and notice clients that are gone.
 func (m *Member) serverOptions() []grpc.ServerOption {
+	f := m.newFilter()
 	return []grpc.ServerOption{
-		grpc.Creds(newPorter(m.cfg.TLS)),
+		grpc.Creds(newPorter(m.cfg.TLS)), grpc.ChainUnaryInterceptor(f.unary), grpc.ChainStreamInterceptor(f.stream),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 2 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 	}
