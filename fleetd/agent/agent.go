@@ -18,7 +18,8 @@ import (
 type Orders struct {
 	Rev        int64
 	Placements map[unit.Name]fleet.Placement
-	Admitted   bool // an engine has planned for this registration; until then a unit without placement is left alone
+	Admitted   bool                // an engine has planned for this registration; until then a unit without placement is left alone
+	Restarts   map[unit.Name]int64 // the number of the last order to restart each unit, if there was one
 }
 
 // Registry is the machine's view of the registry, bound to one registration. Report is one or few transactions; the

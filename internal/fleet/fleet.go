@@ -108,6 +108,8 @@ type Observation struct {
 	// Order is the Rev of the placement that the agent acted on when it saw this; 0 if it had none but an old copy's. What is older than
 	// the unit's placement tells of an earlier stay on the machine, which may be ending.
 	Order int64
+	// Restarted is the number of the last order to restart the unit that was carried out here; 0: none was. See Registry.Restart.
+	Restarted int64
 }
 
 // Running reports whether a copy that shall reach target has got there, as a handover needs to know: loaded, or started

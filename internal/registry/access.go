@@ -23,7 +23,7 @@ type Span struct{ From, To string }
 // the audit are not. A machine writes what it says of itself and nothing that makes others act: no unit, no placement, no admission, no leadership.
 func (r *Registry) Access(id fleet.MachineID) Access {
 	a := Access{Known: []Span{r.kind(files)}, Drop: []Span{r.kind(holders)}}
-	for _, kind := range []string{machines, settings, admitted, units, placements, observed, holders} {
+	for _, kind := range []string{machines, settings, admitted, units, placements, restarts, observed, holders} {
 		a.Read = append(a.Read, r.kind(kind))
 	}
 	a.Read = append(a.Read, one(r.leaderKey()), one(r.brakeKey()))

@@ -132,7 +132,7 @@ func (d *decoder) observation(key fleet.Key, kv kv.KV) (fleet.Observation, bool)
 		Unit: key.Unit, Machine: key.Machine, Load: rec.Load, Active: rec.Active, Sub: rec.Sub, Result: rec.Result,
 		Hash: rec.Hash, Launched: rec.Launched, Since: rec.Since, Reason: rec.Reason,
 		IP: rec.IP, IP6: rec.IP6,
-		Order: rec.Order,
+		Order: rec.Order, Restarted: rec.Restarted,
 	}, true
 }
 

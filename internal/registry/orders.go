@@ -14,10 +14,13 @@ import (
 // Orders is all an agent must know, at one revision: its machine's placements. Admitted tells that an engine has planned for
 // this registration, which lives on: otherwise a unit without placement is left alone. When a registration is lost the units are moved
 // away, and by the time the machine is back, and has not heard of its loss, it may run the only copies.
+//
+// Restarts has the number of the last order to restart each unit, of which an agent has done those that are not greater than what it did last.
 type Orders struct {
 	Rev        int64
 	Placements map[unit.Name]fleet.Placement
 	Admitted   bool
+	Restarts   map[unit.Name]int64
 }
 
 // Orders reads a machine's placements. While one of them cannot be read, Admitted is false: its unit must not be cleared away.
@@ -29,11 +32,11 @@ func (r *Registry) Orders(ctx context.Context, p Presence) (Orders, error) {
 // orders reads a machine's placements; partial tells that some cannot be read.
 func (r *Registry) orders(ctx context.Context, p Presence) (o Orders, partial bool, err error) {
 	prefix := r.of(placements, p.Machine)
-	kvs, rev, err := r.store.Range(ctx, prefix, r.admittedKey(p.Machine), r.machineKey(p.Machine))
+	kvs, rev, err := r.store.Range(ctx, prefix, r.admittedKey(p.Machine), r.machineKey(p.Machine), r.of(restarts, p.Machine))
 	if err != nil {
 		return Orders{}, false, storeErr("read orders", err)
 	}
-	o = Orders{Rev: rev, Placements: make(map[unit.Name]fleet.Placement, len(kvs[0]))}
+	o = Orders{Rev: rev, Placements: make(map[unit.Name]fleet.Placement, len(kvs[0])), Restarts: r.restartsOf(p.Machine, kvs[3])}
 	d := r.newDecoder()
 	for _, kv := range kvs[0] {
 		key := fleet.Key{Machine: p.Machine, Unit: unit.Name(strings.TrimPrefix(kv.Key, prefix))}
@@ -66,7 +69,7 @@ func (r *Registry) admits(p Presence, kv kv.KV) bool {
 // agent skips states in between), until ctx ends. It recovers from compaction by itself.
 func (r *Registry) WatchOrders(ctx context.Context, p Presence, from Orders) <-chan Orders {
 	out := make(chan Orders)
-	from.Placements = maps.Clone(from.Placements)
+	from.Placements, from.Restarts = maps.Clone(from.Placements), maps.Clone(from.Restarts)
 	if from.Placements == nil {
 		from.Placements = map[unit.Name]fleet.Placement{}
 	}
@@ -88,6 +91,7 @@ type orderWatch struct {
 	cur     Orders
 	decoder *decoder
 	dirty   bool // cur is newer than what was delivered
+	copied  bool // what is to be delivered is a copy of cur as it is now
 	partial bool // a placement cannot be read: events are not enough to tell when that is over
 }
 
@@ -97,14 +101,15 @@ func (w *orderWatch) run(ctx context.Context, out chan<- Orders) bool {
 	defer cancel()
 	changed := w.r.store.Watch(inner, w.cur.Rev+1, w.r.of(placements, w.p.Machine))
 	admission := w.r.store.Watch(inner, w.cur.Rev+1, w.r.admittedKey(w.p.Machine))
+	restarted := w.r.store.Watch(inner, w.cur.Rev+1, w.r.of(restarts, w.p.Machine))
 	var next Orders // a copy of cur, made once per change
 	for {
 		var send chan<- Orders
 		if w.dirty {
 			send = out
-			if next.Rev != w.cur.Rev || next.Placements == nil {
-				next = w.cur
-				next.Placements = maps.Clone(w.cur.Placements)
+			if next.Rev != w.cur.Rev || next.Placements == nil || !w.copied {
+				next, w.copied = w.cur, true
+				next.Placements, next.Restarts = maps.Clone(w.cur.Placements), maps.Clone(w.cur.Restarts)
 			}
 		}
 		var ok bool
@@ -121,6 +126,8 @@ func (w *orderWatch) run(ctx context.Context, out chan<- Orders) bool {
 			if ok && w.cur.Admitted && withdraws(b) && w.readmit(ctx) != nil {
 				return false
 			}
+		case b := <-restarted:
+			ok = w.restarted(b)
 		case b := <-admission:
 			ok = b.Err == nil && b.Rev != 0
 			if ok && w.admission(b) && w.reload(ctx) != nil {
@@ -190,7 +197,7 @@ func (w *orderWatch) reload(ctx context.Context) error {
 	return w.r.insist(ctx, "watch orders", func() error {
 		o, partial, err := w.r.orders(ctx, w.p)
 		if err == nil {
-			w.cur, w.partial, w.dirty = o, partial, true
+			w.cur, w.partial, w.dirty, w.copied = o, partial, true, false
 		}
 		return err
 	})

@@ -84,6 +84,8 @@ type observedRecord struct {
 	Reason   string    `json:"reason,omitempty"`
 	Order    int64     `json:"order,omitempty"` // mod revision of the placement acted on
 
+	Restarted int64 `json:"restarted,omitempty"` // mod revision of the order to restart that was carried out
+
 	IP  netip.Addr `json:"ip,omitzero"`
 	IP6 netip.Addr `json:"ip6,omitzero"`
 }
@@ -151,7 +153,7 @@ func observationRecord(o fleet.Observation) observedRecord {
 	}
 	return observedRecord{
 		Load: o.Load, Active: o.Active, Sub: o.Sub, Result: o.Result, Hash: o.Hash, Launched: o.Launched, Since: since, Reason: o.Reason,
-		Order: o.Order,
-		IP:    o.IP, IP6: o.IP6,
+		Order: o.Order, Restarted: o.Restarted,
+		IP: o.IP, IP6: o.IP6,
 	}
 }

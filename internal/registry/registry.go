@@ -12,6 +12,7 @@
 //	placements/<machine>/<unit> hash, target, handover; written by the engine only
 //	holders/<unit>              machine not yet known to have let an exclusive unit go; written by the engine, deleted by that machine
 //	brake                       many machines vanished at once: nothing is moved away from missing ones; written by the engine
+//	restarts/<machine>/<unit>   somebody wants the unit restarted there; written by the API, collected when it is placed there no more
 //	observed/<machine>/<unit>   what that machine's systemd says; on the machine's lease
 //	leader                      the engine that plans; on the engine's own lease
 package registry
@@ -53,6 +54,7 @@ const (
 	files      = "files"
 	units      = "units"
 	placements = "placements"
+	restarts   = "restarts"
 	observed   = "observed"
 	leader     = "leader"
 	holders    = "holders"
