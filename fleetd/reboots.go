@@ -87,7 +87,17 @@ func (r *reboots) facts(group, asker string) reboot.Facts {
 		if err != nil {
 			return reboot.Cluster{}, nil, err
 		}
+		going, err := r.permits.Going(ctx, group)
+		if err != nil {
+			return reboot.Cluster{}, nil, err
+		}
 		c, votingMachines := clusterOf(s, votes, sem.Domain, asker)
+		for id := range going {
+			if m, ok := c.Machines[id]; ok {
+				m.Going = true
+				c.Machines[id] = m
+			}
+		}
 		c.At, c.Homeless = r.now(), homelessOf(s, fleet.MachineID(asker))
 		var guards []kv.Guard
 		for _, id := range slices.Sorted(maps.Keys(s.Machines)) {

@@ -95,15 +95,51 @@ func (p Permits) Groups(ctx context.Context) (map[string]Semaphore, error) {
 // tries bounds how often a change is begun anew: with n machines at once, each round lets one through.
 const tries = 100
 
+// Going are the machines that hold permits of other groups.
+func (p Permits) Going(ctx context.Context, group string) (map[string]bool, error) {
+	groups, err := p.Groups(ctx)
+	out := map[string]bool{}
+	for g, s := range groups {
+		for _, h := range s.Holders {
+			if g != group {
+				out[h.ID] = true
+			}
+		}
+	}
+	return out, err
+}
+
+// turn is written with each permit of any group, under the guard that nobody else has since it was read: two groups must not both decide
+// on a quorum that only bears one of them.
+func (p Permits) turn(ctx context.Context, ask Holder) (kv.Guard, kv.Op, error) {
+	key := p.Prefix + "reboot-turn"
+	kvs, _, err := p.Store.Range(ctx, key)
+	if err != nil {
+		return kv.Guard{}, kv.Op{}, fmt.Errorf("read whose turn it is: %w", err)
+	}
+	g := kv.Guard{Key: key, Kind: kv.Missing}
+	if len(kvs[0]) > 0 {
+		g = kv.Guard{Key: key, Kind: kv.ModIs, Rev: kvs[0][0].Mod}
+	}
+	return g, kv.Op{Key: key, Value: []byte(ask.ID)}, nil
+}
+
 // Change replaces a group's semaphore by what change makes of it; nothing is written when it changes nothing or fails. change
 // may be called several times.
 func (p Permits) Change(ctx context.Context, group string, change func(context.Context, Semaphore) (Semaphore, []kv.Guard, error)) (Semaphore, error) {
+	return p.change(ctx, group, func(ctx context.Context, s Semaphore) (Semaphore, []kv.Guard, []kv.Op, error) {
+		next, guards, err := change(ctx, s)
+		return next, guards, nil, err
+	})
+}
+
+func (p Permits) change(ctx context.Context, group string, change func(context.Context, Semaphore) (Semaphore, []kv.Guard, []kv.Op, error)) (Semaphore, error) {
 	for range tries {
 		s, at, err := p.get(ctx, group)
 		if err != nil {
 			return s, err
 		}
-		next, guards, err := change(ctx, s)
+		next, guards, more, err := change(ctx, s)
 		if err != nil {
 			return s, err
 		}
@@ -118,7 +154,7 @@ func (p Permits) Change(ctx context.Context, group string, change func(context.C
 		if string(before) == string(after) {
 			return s, nil
 		}
-		_, ok, err := p.Store.Txn(ctx, append([]kv.Guard{at}, guards...), []kv.Op{{Key: at.Key, Value: after}})
+		_, ok, err := p.Store.Txn(ctx, append([]kv.Guard{at}, guards...), append(more, kv.Op{Key: at.Key, Value: after}))
 		if err != nil {
 			return s, fmt.Errorf("write semaphore %s: %w", group, err)
 		}
@@ -131,16 +167,20 @@ func (p Permits) Change(ctx context.Context, group string, change func(context.C
 
 // Take asks for a permit. The error is a *Refusal when there is none now.
 func (p Permits) Take(ctx context.Context, group string, ask Holder, facts Facts) error {
-	_, err := p.Change(ctx, group, func(ctx context.Context, s Semaphore) (Semaphore, []kv.Guard, error) {
+	_, err := p.change(ctx, group, func(ctx context.Context, s Semaphore) (Semaphore, []kv.Guard, []kv.Op, error) {
+		guard, write, err := p.turn(ctx, ask)
+		if err != nil {
+			return s, nil, nil, err
+		}
 		c, guards, err := facts(ctx)
 		if err != nil {
-			return s, nil, err
+			return s, nil, nil, err
 		}
 		next, refusal := s.Take(ask, c)
 		if refusal != nil {
-			return s, nil, refusal
+			return s, nil, nil, refusal
 		}
-		return next, guards, nil
+		return next, append(guards, guard), []kv.Op{write}, nil
 	})
 	return err
 }

@@ -180,3 +180,39 @@ func TestFleetLock(t *testing.T) {
 		})
 	}
 }
+
+func TestGroupsShareTheQuorum(t *testing.T) {
+	p, ctx := permits(), t.Context()
+	groupFacts := func(group string, meanwhile func()) Facts {
+		return func(ctx context.Context) (Cluster, []kv.Guard, error) {
+			c := cluster("m1* m2* m3*")
+			going, err := p.Going(ctx, group)
+			for id := range going {
+				m := c.Machines[id]
+				m.Going = true
+				c.Machines[id] = m
+			}
+			meanwhile()
+			return c, nil, err
+		}
+	}
+	nothing := func() {}
+	once := sync.Once{}
+	var r *Refusal
+	err := p.Take(ctx, "edge", Holder{ID: "m1", Boot: "1"}, groupFacts("edge", func() {
+		once.Do(func() { // the first permit of the other group, between the reading and the writing
+			if err := p.Take(ctx, "core", Holder{ID: "m2", Boot: "1"}, groupFacts("core", nothing)); err != nil {
+				t.Error(err)
+			}
+		})
+	}))
+	if !errors.As(err, &r) || r.Kind != Quorum {
+		t.Errorf("a second voter goes: %v", err)
+	}
+	if err := p.Steady(ctx, "core", "m2", "2"); err != nil {
+		t.Error(err)
+	}
+	if err := p.Take(ctx, "edge", Holder{ID: "m1", Boot: "1"}, groupFacts("edge", nothing)); err != nil {
+		t.Error(err)
+	}
+}

@@ -43,6 +43,8 @@ type Machine struct {
 	Domain string // value of the group's Domain key
 	Up     bool
 	Voter  bool // of the store
+	// Going: it holds a permit of another group. It counts as gone for the quorum, which all groups share.
+	Going bool
 }
 
 // Cluster is what a permit is decided on.
@@ -171,7 +173,7 @@ func (s Semaphore) quorum(ask Holder, c Cluster) *Refusal {
 			continue
 		}
 		voters++
-		if m.Up && id != ask.ID && s.find(id) < 0 {
+		if m.Up && !m.Going && id != ask.ID && s.find(id) < 0 {
 			left++
 		}
 	}
