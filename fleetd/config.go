@@ -29,6 +29,8 @@ type Config struct {
 	EtcdSocket         string
 	Join               []string
 	ClusterSize        int
+	VoterGrace         time.Duration
+	VoterZoneKey       string
 	MemberIP           netip.Prefix
 	PeerPort           int
 	ClientPort         int
@@ -74,6 +76,9 @@ func (c *Config) keys() []conf.Key {
 		conf.Strings("join", &c.Join, nil,
 			"running hosts of the cluster to join, host or host:port; none: this is the first host", checkHost),
 		conf.Int("cluster_size", &c.ClusterSize, 3, 1, 5, "hosts that vote in the store: 1, 3 or 5; the others stand by"),
+		conf.Duration("voter_grace", &c.VoterGrace, 2*time.Minute, 10*time.Second,
+			"a voter that has not answered for this long loses its seat to a host that stands by"),
+		conf.String("voter_zone_key", &c.VoterZoneKey, "zone", "metadata key that tells which hosts fail together: voters are spread over its values"),
 		conf.Network("member_ip", &c.MemberIP,
 			"this host's address for the other hosts of the cluster, or the network it is in; none: other hosts cannot join"),
 		conf.Int("peer_port", &c.PeerPort, 2380, 1, 65535, "port on member_ip for the other members"),

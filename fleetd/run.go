@@ -102,7 +102,7 @@ func build(c Config, log *slog.Logger, level *slog.LevelVar) (*host, error) {
 		return nil, err
 	}
 	machine.IP = publicIP(c, hostAddrs())
-	if h.member, err = member.New(memberConfig(c, machine.Name), log); err != nil {
+	if h.member, err = member.New(h.memberConfig(machine.Name), log); err != nil {
 		return nil, err
 	}
 	h.metrics = newMetrics()

@@ -46,6 +46,7 @@ func (h *host) run(told context.Context, signals daemon.Signals) error {
 	g.Go("status", h.tell)
 	g.Go("watchdog", func(ctx context.Context) error { return h.notify.Watchdog(ctx, h.healthy) })
 	g.Go("address", h.followAddress)
+	g.Go("seat", h.followSeat)
 	g.Go("signals", func(ctx context.Context) error { return h.obey(ctx, signals) })
 	shutdown := make(chan struct{})
 	g.Go("shutdown", func(ctx context.Context) error { return h.awaitShutdown(ctx, shutdown) })
@@ -246,7 +247,7 @@ func (h *host) reload() {
 	}
 	machine.IP = publicIP(c, hostAddrs())
 	h.presence.Say(func(hello *registry.Hello) {
-		machine.Leaving, machine.HostAddr = hello.Leaving, hello.HostAddr
+		machine.Leaving, machine.HostAddr, machine.Seat = hello.Leaving, hello.HostAddr, hello.Seat
 		hello.Machine = machine
 	})
 	h.log.Info("configuration read anew")

@@ -45,6 +45,7 @@ type Machine struct {
 	Rev      int64             // create revision of this registration; a new one means the host came back
 	Admitted int64             // the Rev an engine has planned for; see Admit
 	TTL      time.Duration     // of its lease, as granted
+	Seat     StoreSeat         // its part in the store
 }
 
 // TargetState is what the user wishes for a unit.

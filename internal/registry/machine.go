@@ -89,7 +89,7 @@ func (r *Registry) registerNew(ctx context.Context, h Hello, ttl time.Duration) 
 
 func helloRecord(h Hello, ttl, granted time.Duration) machineRecord {
 	return machineRecord{
-		Name: h.Name, IP: h.IP, HostAddr: h.HostAddr, Metadata: h.Metadata, Version: h.Version, Instance: h.Instance, Boot: h.Boot, Leaving: h.Leaving,
+		Name: h.Name, IP: h.IP, HostAddr: h.HostAddr, Metadata: h.Metadata, Version: h.Version, Seat: h.Seat, Instance: h.Instance, Boot: h.Boot, Leaving: h.Leaving,
 		TTL: ttl.Milliseconds(), Granted: granted.Milliseconds(),
 	}
 }

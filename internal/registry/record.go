@@ -36,6 +36,7 @@ type machineRecord struct {
 	HostAddr netip.AddrPort    `json:"hostAddr,omitzero"`
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Version  string            `json:"version,omitempty"`
+	Seat     fleet.StoreSeat   `json:"seat,omitzero"`
 	Instance string            `json:"instance"`
 	Boot     string            `json:"boot,omitempty"`
 	Leaving  bool              `json:"leaving,omitempty"` // it is going down by itself; settings may say so too

@@ -75,7 +75,7 @@ func (ro *roster) machine(id fleet.MachineID) (m fleet.Machine, ok bool) {
 	}
 	set := ro.settings[id]
 	m = fleet.Machine{
-		ID: id, Name: own.Name, IP: own.IP, HostAddr: own.HostAddr, Version: own.Version, Leaving: own.Leaving || set.Leaving,
+		ID: id, Name: own.Name, IP: own.IP, HostAddr: own.HostAddr, Version: own.Version, Seat: own.Seat, Leaving: own.Leaving || set.Leaving,
 		Cordon: set.Cordon, Rev: own.rev, Admitted: ro.admitted[id], TTL: time.Duration(own.Granted) * time.Millisecond,
 		Metadata: maps.Clone(own.Metadata),
 	}

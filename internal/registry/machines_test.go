@@ -1,0 +1,16 @@
+package registry
+
+import "testing"
+
+func TestMachinesAreThoseOfTheSnapshot(t *testing.T) {
+	f := newFixture(t)
+	f.register(m1)
+	h := hello(m2)
+	h.Seat.Role, h.Seat.Peer = "stand-by", "https://10.0.0.2:2380"
+	_, err := f.Register(t.Context(), h, f.register(m1).TTL)
+	f.must(err)
+	got, err := f.Machines(t.Context())
+	f.must(err)
+	f.want("machines", f.snapshot().Machines, got)
+	f.want("seat", h.Seat, got[m2].Seat)
+}
