@@ -57,8 +57,9 @@ type Signals interface {
 type Disk interface {
 	Read() (map[unit.Name]OnDisk, error)
 	Write(name unit.Name, f *unit.File) error
-	Remove(name unit.Name) error                  // file, drop-ins and mark; none is no error
-	Mark(name unit.Name, started unit.Hash) error // "" takes the mark away
+	Remove(name unit.Name) error // file, drop-ins and mark; none is no error
+	// Mark notes what was started, and the number of the last order to restart by then; "" takes the mark away.
+	Mark(name unit.Name, started unit.Hash, restarted int64) error
 	Path(name unit.Name) string
 }
 
@@ -69,6 +70,8 @@ type OnDisk struct {
 	Overlay bool      // the file asks for an address of the unit's own
 	Beside  string    // its drop-ins, as they are printed behind the file; empty if it has none
 	Started unit.Hash // content that was started by the user's wish; empty if none was; stopping
+
+	Restarted int64 // number of the last order to restart when it was started
 }
 
 // stopping is the mark of a unit that was started and is being stopped.
@@ -84,6 +87,9 @@ type Config struct {
 	Log     *slog.Logger
 	// Addresses are those that a unit on the overlay has now; nil: no unit has any.
 	Addresses func(unit.Name) []netip.Addr
+	// Restart asks systemd for restart jobs, as Start does for start jobs: a stop and a start would not restart what depends on the unit. nil:
+	// orders to restart are not carried out.
+	Restart func(ctx context.Context, names []unit.Name) map[unit.Name]error
 
 	Window int           // jobs in flight, 16 if zero
 	Check  time.Duration // between full checks of disk and systemd, 60 s if zero; lengthened by up to a tenth
@@ -157,7 +163,7 @@ func New(c Config) *Agent {
 // SetOrders takes new orders. What failed under the old ones is forgotten.
 func (a *Agent) SetOrders(o Orders) {
 	for n := range a.reasons {
-		if was, is := a.orders.Placements[n], o.Placements[n]; was.Hash != is.Hash || was.Target != is.Target {
+		if was, is := a.orders.Placements[n], o.Placements[n]; was.Hash != is.Hash || was.Target != is.Target || a.orders.Restarts[n] != o.Restarts[n] {
 			delete(a.reasons, n)
 		}
 	}

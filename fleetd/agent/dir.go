@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -88,7 +89,9 @@ func (d *Dir) Read() (map[unit.Name]OnDisk, error) {
 	}
 	err = d.each(d.marks, func(n unit.Name, text []byte) {
 		o := found[n]
-		o.Started = unit.Hash(strings.TrimSpace(string(text)))
+		started, restarted, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
+		o.Started = unit.Hash(started)
+		o.Restarted, _ = strconv.ParseInt(restarted, 10, 64) // none: 0
 		found[n] = o
 	})
 	return found, err
@@ -164,12 +167,16 @@ func removeAll(paths ...string) error {
 }
 
 // Mark notes that this content was started; "" takes the note away.
-func (d *Dir) Mark(n unit.Name, started unit.Hash) error {
+func (d *Dir) Mark(n unit.Name, started unit.Hash, restarted int64) error {
 	if started == "" {
 		return removeAll(filepath.Join(d.marks, string(n)))
 	}
 	if _, err := runnable(string(n)); err != nil {
 		return err
 	}
-	return replace(d.marks, string(n), string(started)+"\n")
+	text := string(started)
+	if restarted > 0 {
+		text += " " + strconv.FormatInt(restarted, 10)
+	}
+	return replace(d.marks, string(n), text+"\n")
 }

@@ -42,19 +42,19 @@ func TestDisks(t *testing.T) {
 			}
 			must(d.Write("a@1.service", f))
 			must(d.Write("b.service", g))
-			must(d.Mark("b.service", g.Hash()))
-			must(d.Mark("only.service", f.Hash()))
-			want := map[unit.Name]OnDisk{"a@1.service": {Hash: f.Hash()}, "b.service": {Hash: g.Hash(), Install: true, Started: g.Hash()},
+			must(d.Mark("b.service", g.Hash(), 7))
+			must(d.Mark("only.service", f.Hash(), 0))
+			want := map[unit.Name]OnDisk{"a@1.service": {Hash: f.Hash()}, "b.service": {Hash: g.Hash(), Install: true, Started: g.Hash(), Restarted: 7},
 				"only.service": {Started: f.Hash()}}
 			if diff := cmp.Diff(want, read(t, d)); diff != "" {
 				t.Error(diff)
 			}
 			must(d.Write("b.service", f)) // the mark stays: it says which text was started
-			must(d.Mark("only.service", ""))
-			must(d.Mark("only.service", ""))
+			must(d.Mark("only.service", "", 0))
+			must(d.Mark("only.service", "", 0))
 			must(d.Remove("a@1.service"))
 			must(d.Remove("a@1.service"))
-			want = map[unit.Name]OnDisk{"b.service": {Hash: f.Hash(), Started: g.Hash()}}
+			want = map[unit.Name]OnDisk{"b.service": {Hash: f.Hash(), Started: g.Hash(), Restarted: 7}}
 			if diff := cmp.Diff(want, read(t, d)); diff != "" {
 				t.Error(diff)
 			}

@@ -27,7 +27,7 @@ func (a *Agent) Do(ctx context.Context, now time.Time, tasks []Task) {
 		by[t.Kind] = append(by[t.Kind], t)
 	}
 	places := a.free(now)
-	if a.backlog = len(by[Stop])+len(by[Start]) > places; a.backlog && places < a.Window/2 {
+	if a.backlog = len(by[Stop])+len(by[Start])+len(by[Restart]) > places; a.backlog && places < a.Window/2 {
 		places = 0 // half a window at once: systemd answers each call only after it has run all jobs it has
 	}
 	stops := by[Stop][:min(places, len(by[Stop]))]
@@ -57,6 +57,10 @@ func (a *Agent) Do(ctx context.Context, now time.Time, tasks []Task) {
 		a.Log.Debug("start", "unit", t.Unit, "reason", t.Reason)
 	}
 	a.queue(ctx, now, starts, "start", a.Systemd.Start)
+	if a.Restart != nil {
+		left := places - len(stops) - len(starts)
+		a.queue(ctx, now, by[Restart][:min(left, len(by[Restart]))], "restart", a.Restart)
+	}
 }
 
 // reread has the states of units read again that systemd could not load before it was reloaded: no signal tells that it can now.
@@ -112,7 +116,7 @@ func (a *Agent) queue(ctx context.Context, now time.Time, tasks []Task, kind str
 			continue
 		}
 		a.jobs[t.Unit] = job{kind: kind, at: now}
-		if kind == "start" {
+		if kind != "stop" {
 			a.mark(t.Unit, t.Hash)
 		}
 	}

@@ -51,7 +51,7 @@ func (m *Memory) Write(n unit.Name, f *unit.File) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	o := onDisk(n, f)
-	o.Hash, o.Started = f.Hash(), m.units[n].Started
+	o.Hash, o.Started, o.Restarted = f.Hash(), m.units[n].Started, m.units[n].Restarted
 	m.units[n] = o
 	m.texts[n], _ = printed(f)
 	return nil
@@ -67,11 +67,14 @@ func (m *Memory) Remove(n unit.Name) error {
 }
 
 // Mark notes what was started.
-func (m *Memory) Mark(n unit.Name, started unit.Hash) error {
+func (m *Memory) Mark(n unit.Name, started unit.Hash, restarted int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	d := m.units[n]
-	d.Started = started
+	d.Started, d.Restarted = started, restarted
+	if started == "" {
+		d.Restarted = 0
+	}
 	if d == (OnDisk{}) {
 		delete(m.units, n)
 		return nil

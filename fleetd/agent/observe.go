@@ -150,12 +150,12 @@ func (a *Agent) jobEnded(j fleet.JobEnd) {
 		a.mark(j.Unit, "")
 	case j.Result == "done" || j.Result == "skipped": // skipped: a condition was not met, which is as the unit wants it
 		delete(a.reasons, j.Unit)
-	case j.Kind == "start" && (j.Result == "failed" || j.Result == "timeout" || j.Result == "canceled"):
+	case j.Kind != "stop" && (j.Result == "failed" || j.Result == "timeout" || j.Result == "canceled"):
 		// it has run or was cancelled by someone: started, from our side
-		a.reasons[j.Unit] = fmt.Sprintf("start job: %s (journalctl -u %s says more)", j.Result, j.Unit)
-	case j.Kind == "start":
+		a.reasons[j.Unit] = fmt.Sprintf("%s job: %s (journalctl -u %s says more)", j.Kind, j.Result, j.Unit)
+	case j.Kind != "stop":
 		a.mark(j.Unit, "") // never ran: a dependency failed, say. It is tried again
-		a.reasons[j.Unit] = "start job: " + j.Result
+		a.reasons[j.Unit] = j.Kind + " job: " + j.Result
 		if j.Result == "dependency" && a.disk[j.Unit].Overlay {
 			a.reasons[j.Unit] += fmt.Sprintf(" (should it be the address: journalctl -u fleet-netns@%s)", j.Unit)
 		}
@@ -167,14 +167,18 @@ func (a *Agent) jobEnded(j fleet.JobEnd) {
 // mark notes what was started, on disk and here.
 func (a *Agent) mark(n unit.Name, started unit.Hash) {
 	d, ok := a.disk[n]
-	if !ok || d.Started == started {
+	restarted := a.orders.Restarts[n] // any start is of after the orders that are known
+	if started == "" {
+		restarted = 0
+	}
+	if !ok || d.Started == started && d.Restarted == restarted {
 		return
 	}
-	if err := a.Disk.Mark(n, started); err != nil {
+	if err := a.Disk.Mark(n, started, restarted); err != nil {
 		a.fail(n, err)
 		return
 	}
-	if d.Started = started; d == (OnDisk{}) {
+	if d.Started, d.Restarted = started, restarted; d == (OnDisk{}) {
 		delete(a.disk, n)
 		return
 	}

@@ -22,9 +22,11 @@ const (
 	Load   Kind = "load"   // write the file and make it known to systemd
 	Reload Kind = "reload" // systemd's daemon-reload
 	Start  Kind = "start"
+
+	Restart Kind = "restart" // of what runs, or has run, by the user's order
 )
 
-func kinds() []Kind { return []Kind{Stop, Unload, Fetch, Load, Reload, Start} }
+func kinds() []Kind { return []Kind{Stop, Unload, Fetch, Load, Reload, Start, Restart} }
 
 // Task is one step, with its reason for people.
 type Task struct {
@@ -76,7 +78,7 @@ func Plan(o Orders, seen Observed) []Task {
 	tasks := slices.DeleteFunc(wanted(o, seen), func(t Task) bool { return seen.Held[t.id()].After(seen.At) })
 	if seen.Stale && !slices.ContainsFunc(tasks, func(t Task) bool { return t.Kind == Reload }) {
 		// the reload failed a moment ago: what starts now could start an old text
-		tasks = slices.DeleteFunc(tasks, func(t Task) bool { return t.Kind == Start })
+		tasks = slices.DeleteFunc(tasks, func(t Task) bool { return t.Kind == Start || t.Kind == Restart })
 	}
 	loads := map[unit.Name]bool{}
 	for _, t := range tasks {
@@ -93,7 +95,7 @@ func wanted(o Orders, seen Observed) []Task {
 	var tasks []Task
 	for _, p := range o.Placements {
 		if !p.Handover { // a handover runs on as it is, until it is withdrawn
-			tasks = append(tasks, place(p, seen)...)
+			tasks = append(tasks, place(p, seen, o.Restarts[p.Unit])...)
 		}
 	}
 	for n := range seen.Disk {
@@ -153,8 +155,8 @@ func halt(n unit.Name, seen Observed, reason string) []Task {
 	return []Task{{Stop, n, seen.Disk[n].Hash, reason}}
 }
 
-// place brings a unit to its placement.
-func place(p fleet.Placement, seen Observed) []Task {
+// place brings a unit to its placement; restart is the number of the last order to restart it.
+func place(p fleet.Placement, seen Observed, restart int64) []Task {
 	n := p.Unit
 	d, onDisk := seen.Disk[n]
 	switch {
@@ -176,6 +178,8 @@ func place(p fleet.Placement, seen Observed) []Task {
 		return load(p, seen, "its text changed")
 	case seen.States[n].Load == "not-found":
 		return load(p, seen, "systemd does not know it")
+	case p.Target == fleet.Launched && d.Started == p.Hash && d.Restarted < restart && seen.job(n) == "":
+		return []Task{{Restart, n, p.Hash, "somebody wants it restarted"}}
 	case p.Target == fleet.Launched:
 		return launch(p, seen)
 	case d.Started != "":

@@ -56,7 +56,7 @@ func (a *Agent) observations() map[unit.Name]fleet.Observation {
 		}
 		all[n] = fleet.Observation{Unit: n, Machine: a.Machine, Load: st.Load, Active: st.Active, Sub: st.Sub, Result: st.Result,
 			Hash: d.Hash, Launched: d.Started == d.Hash || d.Started == stopping && st.Active == "deactivating",
-			Since: st.Since.UTC().Truncate(time.Millisecond), Reason: a.reasons[n], Order: a.order(n),
+			Since: st.Since.UTC().Truncate(time.Millisecond), Reason: a.reasons[n], Order: a.order(n), Restarted: a.restarted(n, d, st),
 			IP: a.addrs[n].v4, IP6: a.addrs[n].v6}
 	}
 	for n, why := range a.reasons {
@@ -76,6 +76,14 @@ func (a *Agent) order(n unit.Name) int64 {
 	return a.told[n].Order
 }
 
+// restarted is the number of the last order to restart that was carried out to its end.
+func (a *Agent) restarted(n unit.Name, d OnDisk, st fleet.UnitStatus) int64 {
+	if a.jobs[n].kind == "restart" || st.Job == "restart" {
+		return a.told[n].Restarted
+	}
+	return d.Restarted
+}
+
 // starting reports whether a unit is not up yet, but on its way without trouble so far.
 func (a *Agent) starting(n unit.Name, st fleet.UnitStatus) bool {
 	if st.Active != "inactive" || a.reasons[n] != "" {
@@ -83,7 +91,7 @@ func (a *Agent) starting(n unit.Name, st fleet.UnitStatus) bool {
 	}
 	p, placed := a.orders.Placements[n]
 	waits := placed && !p.Handover && p.Target == fleet.Launched && a.disk[n].Started != p.Hash
-	return waits || a.jobs[n].kind == "start"
+	return waits || a.jobs[n].kind == "start" || a.jobs[n].kind == "restart"
 }
 
 // sinceSlack is how far two times of one change may differ: systemd's own clock tells the time of changes before this

@@ -328,7 +328,7 @@ func (d platter) Remove(n unit.Name) error {
 	return d.p.h.disk.Remove(n)
 }
 
-func (d platter) Mark(n unit.Name, started unit.Hash) error {
+func (d platter) Mark(n unit.Name, started unit.Hash, restarted int64) error {
 	d.p.acting.point()
-	return d.p.h.disk.Mark(n, started)
+	return d.p.h.disk.Mark(n, started, restarted)
 }

@@ -32,7 +32,7 @@ type UnitPath struct {
 // skipped, assert, unsupported, collected, once.
 type JobEnd struct {
 	Unit   unit.Name
-	Kind   string // start or stop
+	Kind   string // start, stop or restart
 	Result string
 }
 

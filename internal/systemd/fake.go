@@ -20,7 +20,7 @@ type FakeOptions struct {
 	Now      func() time.Time
 	ReadFile func(path string) ([]byte, error)
 	JobTime  time.Duration // how long a start or stop takes at least; 5 ms if zero
-	// Refuse, if set, is asked before each call (States, Load, Unload, Reload, Start, Stop), with each unit's name or "" for Reload. Its
+	// Refuse, if set, is asked before each call (States, Load, Unload, Reload, Start, Stop, Restart), with each unit's name or "" for Reload. Its
 	// error is the call's.
 	Refuse func(call string, name unit.Name) error
 }
@@ -261,6 +261,11 @@ func (f *Fake) Start(_ context.Context, names []unit.Name) map[unit.Name]error {
 // Stop queues stop jobs.
 func (f *Fake) Stop(_ context.Context, names []unit.Name) map[unit.Name]error {
 	return f.queue("stop", "Stop", names, f.stop)
+}
+
+// Restart queues restart jobs.
+func (f *Fake) Restart(_ context.Context, names []unit.Name) map[unit.Name]error {
+	return f.queue("restart", "Restart", names, f.again)
 }
 
 func (f *Fake) queue(kind, call string, names []unit.Name, do func(*fakeUnit) error) map[unit.Name]error {

@@ -23,7 +23,7 @@ type fakeUnit struct {
 	result string
 	since  time.Time
 
-	job  string // start or stop while one is under way
+	job  string // start, stop or restart while one is under way
 	told bool   // whoever asked for it is still there to be told of its end
 
 	due  time.Time       // when then happens
@@ -326,6 +326,19 @@ func (f *Fake) stop(u *fakeUnit) error {
 	return nil
 }
 
+// again queues a restart job: one job, whose end is that of the start.
+func (f *Fake) again(u *fakeUnit) error {
+	ask := f.stop
+	if u.load != "loaded" || u.active == "inactive" || u.active == "failed" {
+		ask = f.start
+	}
+	if err := ask(u); err != nil {
+		return err
+	}
+	u.job = "restart"
+	return nil
+}
+
 func (f *Fake) stopped(u *fakeUnit, result string, at time.Time) {
 	u.result = result
 	if result == "success" {
@@ -333,7 +346,7 @@ func (f *Fake) stopped(u *fakeUnit, result string, at time.Time) {
 	} else {
 		f.to(u, at, "failed", "failed")
 	}
-	if u.job == "start" {
+	if u.job == "start" || u.job == "restart" {
 		u.after(at, f.opt.JobTime, func(at time.Time) { f.run(u, at) })
 		return
 	}

@@ -29,6 +29,12 @@ func (s *Systemd) Stop(ctx context.Context, names []unit.Name) map[unit.Name]err
 	return s.queue(ctx, "stop", "StopUnit", names)
 }
 
+// Restart asks for restart jobs, as Start does for start jobs: what runs is stopped and started, with what depends on it; what does not
+// is started.
+func (s *Systemd) Restart(ctx context.Context, names []unit.Name) map[unit.Name]error {
+	return s.queue(ctx, "restart", "RestartUnit", names)
+}
+
 func (s *Systemd) queue(ctx context.Context, kind, method string, names []unit.Name) map[unit.Name]error {
 	c, err := s.connected()
 	if err != nil {

@@ -22,6 +22,7 @@ type system interface {
 	Unload(context.Context, []unit.Name) map[unit.Name]error
 	Start(context.Context, []unit.Name) map[unit.Name]error
 	Stop(context.Context, []unit.Name) map[unit.Name]error
+	Restart(context.Context, []unit.Name) map[unit.Name]error
 	Reload(context.Context) error
 	OwnJob(context.Context) (string, error)
 	Wake() <-chan struct{}
@@ -179,6 +180,7 @@ func suite(t *testing.T, open func(*testing.T) *bench) {
 		{"an installed unit of a loaded inactive one is stale", testInstallLoaded},
 		{"units of other types", testTypes},
 		{"a missing requirement refuses the start", testRequires},
+		{"a restart is one job", testRestart},
 		{"a template has no state", testTemplate},
 		{"a lost connection is made anew", testLost},
 	} {
@@ -214,6 +216,30 @@ func (b *bench) clear() {
 		if err := os.Remove(filepath.Join(b.dir, string(n))); err != nil && !os.IsNotExist(err) {
 			b.Error(err)
 		}
+	}
+}
+
+func testRestart(b *bench) {
+	b.load(b.write("ft-a.service", "[Service]\nExecStart=/bin/sleep infinity\nExecStop=/bin/sleep 0.2\n"), b.write("ft-b.service", "[Service]\nExecStart=/bin/false\nType=oneshot\n"))
+	b.start("ft-a.service")
+	b.sameEnd("start", b.ended("start", "ft-a.service"), "done")
+	b.becomes("ft-a.service", "loaded active running success")
+	before := b.state("ft-a.service")
+	restart := func(names ...unit.Name) {
+		b.Helper()
+		if errs := b.sys.Restart(b.Context(), names); len(errs) != 0 {
+			b.Fatal(errs)
+		}
+	}
+	restart("ft-a.service", "ft-b.service")
+	b.sameEnd("restart", b.ended("restart", "ft-a.service"), "done")
+	b.becomes("ft-a.service", "loaded active running success")
+	if after := b.state("ft-a.service"); !after.Since.After(before.Since) {
+		b.Errorf("active since %v, before the restart since %v", after.Since, before.Since)
+	}
+	b.sameEnd("restart of what does not run", b.ended("restart", "ft-b.service"), "failed")
+	if errs := b.sys.Restart(b.Context(), []unit.Name{"ft-none.service"}); errs["ft-none.service"] == nil {
+		b.Error("a unit that is not there is restarted")
 	}
 }
 
