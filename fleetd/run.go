@@ -102,7 +102,9 @@ func build(c Config, log *slog.Logger, level *slog.LevelVar) (*host, error) {
 		return nil, err
 	}
 	machine.IP = publicIP(c, hostAddrs())
-	if h.member, err = member.New(h.memberConfig(machine.Name), log); err != nil {
+	mc := memberConfig(c, machine.Name)
+	h.seats(&mc)
+	if h.member, err = member.New(mc, log); err != nil {
 		return nil, err
 	}
 	h.metrics = newMetrics()
