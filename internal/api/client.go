@@ -143,6 +143,13 @@ func (c *Client) Batch(ctx context.Context, b Batch) (BatchResult, error) {
 	return out, err
 }
 
+// Restart orders units to be restarted where they are. Its error is of the request as a whole.
+func (c *Client) Restart(ctx context.Context, orders ...RestartOrder) ([]RestartResult, error) {
+	var out Restarts
+	err := c.do(ctx, http.MethodPost, "restart", RestartRequest{Units: orders}, &out)
+	return out.Results, err
+}
+
 // Explain says what becomes of units; without names, of all that want a machine and have none.
 func (c *Client) Explain(ctx context.Context, names ...string) ([]fleet.Explanation, error) {
 	var out explanations

@@ -33,6 +33,8 @@ type Config struct {
 	// Explain says, out of one snapshot, what becomes of units: one answer per name, in order, also for unknown ones; without names,
 	// of every unit that wants a machine and has none.
 	Explain func(s fleet.Snapshot, names ...unit.Name) []fleet.Explanation
+	// Restart orders units to be restarted on machines, one result for each, in order; nil: 404.
+	Restart func(ctx context.Context, keys ...fleet.Key) []fleet.SubmitResult
 	// Ready returns why this fleetd cannot answer yet (not registered, no store); everything but metrics and version is then 503
 	// with that reason. nil: always ready.
 	Ready   func() error
@@ -83,6 +85,7 @@ func NewHandler(c Config) http.Handler {
 		"machines":  {"GET": h.listMachines, "PATCH": h.patchMachines},
 		"discovery": {"GET": h.discovery},
 		"batch":     {"POST": h.batch},
+		"restart":   {"POST": h.restart},
 		"watch":     {"GET": h.watch},
 		"explain":   {"GET": h.explain},
 		"journal":   {"GET": h.journal},

@@ -203,6 +203,7 @@ func TestOpenAPIHasTheWiresFields(t *testing.T) {
 	for name, v := range map[string]any{
 		"Option": unit.Option{}, "Unit": Unit{}, "UnitState": UnitState{}, "Machine": Machine{}, "Page": page{}, "Batch": Batch{},
 		"BatchResult": BatchResult{}, "UnitResult": UnitResult{}, "Event": Event{}, "ErrorDetail": Error{}, "Explanations": explanations{},
+		"RestartRequest": RestartRequest{}, "RestartOrder": RestartOrder{}, "Restarts": Restarts{}, "RestartResult": RestartResult{},
 		"Explanation": fleet.Explanation{}, "Refusal": fleet.Refusal{}, "Versions": Versions{},
 	} {
 		s := theOpenAPI(t).Components.Schemas[name]

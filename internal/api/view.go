@@ -71,7 +71,7 @@ func wireState(o fleet.Observation) UnitState {
 	w := UnitState{
 		Name: string(o.Unit), MachineID: string(o.Machine), Hash: string(o.Hash),
 		SystemdLoadState: o.Load, SystemdActiveState: o.Active, SystemdSubState: o.Sub,
-		Result: o.Result, Since: o.Since, Launched: o.Launched, Reason: o.Reason,
+		Result: o.Result, Since: o.Since, Launched: o.Launched, Reason: o.Reason, Restarted: o.Restarted,
 	}
 	if o.IP.IsValid() {
 		w.IP = o.IP.String()

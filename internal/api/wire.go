@@ -44,6 +44,8 @@ type UnitState struct {
 	Reason   string    `json:"reason,omitempty"`   // why the agent could not do what was asked
 	IP       string    `json:"ip,omitempty"`       // its own address on the overlay while it runs; IP6 likewise
 	IP6      string    `json:"ip6,omitempty"`
+
+	Restarted int64 `json:"restarted,omitempty"` // number of the last order to restart it that was carried out there
 }
 
 // Machine is one registered host. The fields after PrimaryIP are additive, as in Unit.
