@@ -95,6 +95,7 @@ func (h *host) serveAPI(ctx context.Context, listeners []net.Listener) error {
 	handler := api.NewHandler(api.Config{
 		Registry:   h.registry,
 		Explain:    engine.Explain,
+		Restart:    h.registry.Restart,
 		Journal:    h.hosts.readJournal,
 		Network:    h.hosts.network,
 		Ready:      h.ready,
