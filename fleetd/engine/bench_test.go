@@ -117,7 +117,7 @@ func benchmarkTurn(b *testing.B, sh shape, batch int) {
 	w.Rev = int64(sh.units) + 1
 	s := NewState(w.Snapshot)
 	turn := func() int {
-		s.Apply(w.watch())
+		s.Apply(w.At, w.watch())
 		ds := s.Turn()
 		s.Refused(w.commit(ds))
 		return len(ds)
@@ -154,7 +154,7 @@ func BenchmarkLoss(b *testing.B) {
 			w.Rev = int64(sh.units) + 1
 			s := NewState(w.Snapshot)
 			turn := func() int {
-				s.Apply(w.watch())
+				s.Apply(w.At, w.watch())
 				ds := s.Turn()
 				s.Refused(w.commit(ds))
 				for _, d := range ds {
@@ -194,7 +194,7 @@ func BenchmarkWaiting(b *testing.B) {
 	}
 	s := NewState(w.Snapshot)
 	turn := func() int {
-		s.Apply(w.watch())
+		s.Apply(w.At, w.watch())
 		ds := s.Turn()
 		s.Refused(w.commit(ds))
 		return len(ds)

@@ -86,7 +86,7 @@ func (s *State) free(m *machine) {
 // wait notes that u wants a machine and found none.
 func (s *State) wait(u *record) {
 	c := s.classOf(u)
-	if !c.private && (u.needs.machineID != "" || len(u.needs.peers) > 0 || len(u.places) > 1) {
+	if !c.private && (u.needs.machineID != "" || len(u.needs.peers) > 0 || len(u.places) > 1 || u.holder != nil) {
 		// It did not ask all machines as its class would, or it asked also where its old copies are.
 		c = u.waits
 		if c == nil || !c.private {

@@ -24,5 +24,8 @@
 //   - Global: one placement on each machine that takes it, in name order, after the others. They ignore cordon, as monitoring must
 //     run on a cordoned machine too. A leaving machine gets no new ones and keeps its own until its agent stops them,
 //     for the units being moved away may lean on them. On a machine that is gone they stay placed: when it comes back, nothing restarts.
+//   - Exclusive: one copy at most. The unit leaves a machine before it arrives at another; of a machine that is gone it is waited for until
+//     systemd there must have stopped it. See exclusive.go.
+//   - Many machines that vanish at once pull a brake: nothing is moved away from missing machines until enough are back. See brake.go.
 //   - Cordon: no new units. Leaving: no new units, its own are handed over. Templates are never placed.
 package engine

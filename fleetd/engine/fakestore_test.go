@@ -258,3 +258,22 @@ func (r *reach) Collect(_ context.Context, t fleet.Term) (int, error) {
 	r.collects++
 	return 1, nil
 }
+
+func (r *reach) SetBrake(_ context.Context, t fleet.Term, was, now *fleet.Brake) error {
+	if err := r.enter(); err != nil {
+		return err
+	}
+	defer r.mu.Unlock()
+	if r.term != t || (was == nil) != (r.world.Brake == nil) {
+		return fleet.ErrConflict
+	}
+	r.world.next()
+	r.world.Brake = now
+	c := fleet.Change{Deleted: now == nil, Brake: &fleet.Brake{}}
+	if now != nil {
+		c.Brake = now
+	}
+	r.world.changed(c)
+	r.publish()
+	return nil
+}

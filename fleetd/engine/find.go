@@ -126,7 +126,10 @@ func (s *State) findTogether(group []*record) *machine {
 		return nil
 	}
 	all := func(m *machine) bool {
-		return !slices.ContainsFunc(group, func(v *record) bool { return !s.mayArrive(v, m, group).ok() })
+		return !slices.ContainsFunc(group, func(v *record) bool {
+			h := s.holderOf(v)
+			return h != nil && h.m != m || !s.mayArrive(v, m, group).ok()
+		})
 	}
 	var found *machine
 	for _, v := range group {

@@ -24,6 +24,8 @@ type Store interface {
 	Commit(ctx context.Context, t fleet.Term, ds []fleet.Decision) (rev int64, conflicts []fleet.Decision, err error)
 	// Collect deletes texts that nothing names any more and returns how many.
 	Collect(ctx context.Context, t fleet.Term) (int, error)
+	// SetBrake writes the brake, nil deletes it; was is the one planned on. ErrConflict: it is another, or the term is over.
+	SetBrake(ctx context.Context, t fleet.Term, was, now *fleet.Brake) error
 }
 
 // Election decides who leads.
@@ -43,6 +45,8 @@ type Config struct {
 	TTL     time.Duration // of the term's lease: how long nobody plans after a leader died
 	Store   Store
 	Log     *slog.Logger
+	// BrakeShare: when so many percent of the machines vanish at once, nothing is moved away from them. 0: it is.
+	BrakeShare int
 	OnTurn  func(took time.Duration) // told of every turn, for a histogram; may be nil
 }
 
@@ -196,10 +200,14 @@ func (l *Leader) follow(ctx context.Context, term fleet.Term, wakeCollect func()
 	if err != nil {
 		return fmt.Errorf("plan: %w", err)
 	}
+	snap.At = time.Now()
 	state := NewState(snap)
 	changes := l.Store.Watch(ctx, snap)
 	if someGone(snap) {
 		if err := l.takeBurst(ctx, state, changes, true, wakeCollect); err != nil {
+			return err
+		}
+		if err := l.awaitMost(ctx, state, changes, wakeCollect); err != nil {
 			return err
 		}
 	}
@@ -211,6 +219,7 @@ func (l *Leader) follow(ctx context.Context, term fleet.Term, wakeCollect func()
 		}
 		var again <-chan time.Time
 		gone := false
+		due := l.due(state)
 		if lost {
 			// What made a guard fail is on its way through the watch: to plan before it is here would fail the same way.
 			again = time.After(replanWait)
@@ -219,6 +228,8 @@ func (l *Leader) follow(ctx context.Context, term fleet.Term, wakeCollect func()
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-again:
+			continue
+		case <-due:
 			continue
 		case c, ok := <-changes:
 			if gone, err = l.take(state, c, ok, wakeCollect); err != nil {
@@ -229,6 +240,15 @@ func (l *Leader) follow(ctx context.Context, term fleet.Term, wakeCollect func()
 			return err
 		}
 	}
+}
+
+// due wakes when the wait for the machine of an exclusive unit is over; nil: there is none.
+func (l *Leader) due(state *State) <-chan time.Time {
+	at, any := state.Due()
+	if !any {
+		return nil
+	}
+	return time.After(time.Until(at) + time.Millisecond)
 }
 
 // someGone tells whether anything is placed on a machine that is not registered.
@@ -288,13 +308,17 @@ func (l *Leader) take(state *State, c fleet.Changes, ok bool, wakeCollect func()
 		}
 		gone = gone || change.Deleted && change.Machine != nil
 	}
-	state.Apply(c.Changes)
+	state.Apply(time.Now(), c.Changes)
 	return gone, nil
 }
 
 // turn plans and writes; lost tells that some decisions came too late.
 func (l *Leader) turn(ctx context.Context, term fleet.Term, state *State) (lost bool, err error) {
 	began := time.Now()
+	state.SetTime(began)
+	if err := l.brake(ctx, term, state); err != nil {
+		return false, fmt.Errorf("plan: %w", err)
+	}
 	ds := state.Turn()
 	took := time.Since(began)
 	if l.OnTurn != nil {

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/unit"
@@ -18,6 +19,11 @@ type machine struct {
 	cordon   bool
 	rev      int64
 	admitted int64 // registration that an admission is stored for, or was decided for
+	ttl      time.Duration
+	goneAt   time.Time // since when it is not here
+	left     bool      // it said that it leaves before it went
+	seen     bool      // it was here since this planner began
+	holds    int       // units whose holder it is
 	metadata map[string]string
 
 	on        []entry  // all placements, handovers too
@@ -68,6 +74,8 @@ type record struct {
 	target   fleet.TargetState
 	rev      int64
 	needs    *needs
+	stop     time.Duration // how long it may take to stop, if it is exclusive
+	holder   *holder
 
 	places  []*place
 	at      map[*machine]*place // the same, by machine, once there are many (global units)
@@ -169,11 +177,13 @@ type seen struct {
 	hash    unit.Hash
 	loaded  bool // it has reached target state loaded
 	started bool // and launched
+	failed  bool // it has failed, or cannot be loaded
 	order   int64
 }
 
 func see(o fleet.Observation) seen {
-	return seen{hash: o.Hash, loaded: o.Running(o.Hash, fleet.Loaded), started: o.Running(o.Hash, fleet.Launched), order: o.Order}
+	return seen{hash: o.Hash, loaded: o.Running(o.Hash, fleet.Loaded), started: o.Running(o.Hash, fleet.Launched), order: o.Order,
+		failed: o.Active == "failed" || o.Load != "loaded"}
 }
 
 func (s seen) running(i image) bool {
@@ -198,6 +208,7 @@ type needs struct {
 	replaces  []glob
 	ports     []port // that it publishes
 	global    bool
+	exclusive bool
 }
 
 // wish is one metadata key and the values it may have.
@@ -251,7 +262,7 @@ func globStem(g unit.Glob) uint32 {
 // makeNeeds prepares n. A global unit's MachineOf and Replaces are dropped: nobody can submit them together, and a unit that runs
 // everywhere neither follows nor pushes another.
 func makeNeeds(n unit.Needs) *needs {
-	out := &needs{machineID: n.MachineID, conflicts: globsOf(n.Conflicts), global: n.Global}
+	out := &needs{machineID: n.MachineID, conflicts: globsOf(n.Conflicts), global: n.Global, exclusive: n.Exclusive}
 	if !n.Global {
 		out.peers, out.replaces = n.MachineOf, globsOf(n.Replaces)
 	}
@@ -267,7 +278,7 @@ func makeNeeds(n unit.Needs) *needs {
 
 // needsKey writes needs down so that equal ones read the same.
 func needsKey(n unit.Needs) string {
-	if n.MachineID == "" && len(n.MachineOf)+len(n.Metadata)+len(n.Conflicts)+len(n.Replaces)+len(n.Publish) == 0 {
+	if !n.Exclusive && n.MachineID == "" && len(n.MachineOf)+len(n.Metadata)+len(n.Conflicts)+len(n.Replaces)+len(n.Publish) == 0 {
 		if n.Global {
 			return "g"
 		}
@@ -282,6 +293,9 @@ func needsKey(n unit.Needs) string {
 	}
 	if n.Global {
 		b.WriteByte('g')
+	}
+	if n.Exclusive {
+		b.WriteByte('e')
 	}
 	word('i', n.MachineID)
 	for _, p := range n.MachineOf {

@@ -24,12 +24,22 @@ func (o oracle) names() []unit.Name { return slices.Sorted(maps.Keys(o.Units)) }
 func (o oracle) fullOn(n unit.Name) []fleet.MachineID {
 	var ms []fleet.MachineID
 	for k, p := range o.Placements {
-		if k.Unit == n && !p.Handover {
+		if k.Unit == n && !p.Handover && p.Target != fleet.Inactive {
 			ms = append(ms, k.Machine)
 		}
 	}
 	slices.Sort(ms)
 	return ms
+}
+
+// held tells whether a unit's holder may still have it.
+func (o oracle) held(n unit.Name) bool {
+	h, ok := o.Holders[n]
+	if _, here := o.Machines[h.Machine]; here || !ok {
+		return ok
+	}
+	since, known := o.Gone[h.Machine]
+	return !known || o.At.Sub(since) < h.Wait
 }
 
 func globbed(gs []unit.Glob, n unit.Name) bool {
@@ -88,12 +98,15 @@ func (o oracle) fits(n unit.Name, m fleet.MachineID, group []unit.Name) string {
 		if k.Machine != m || k.Unit == n {
 			continue
 		}
+		if _, stays := o.Placements[fleet.Key{Machine: m, Unit: n}]; stays && p.Target == fleet.Inactive {
+			continue // it is leaving
+		}
 		// Of two globals only the second by name minds: it has to go.
 		first := u.Needs.Global && o.Units[k.Unit].Needs.Global && n < k.Unit
 		if o.conflict(n, k.Unit) && !first {
 			return "conflict with " + string(k.Unit)
 		}
-		if !p.Handover && o.replaces(k.Unit, n) {
+		if !p.Handover && p.Target != fleet.Inactive && o.replaces(k.Unit, n) {
 			return "replaced by " + string(k.Unit)
 		}
 	}
@@ -107,6 +120,12 @@ func (o oracle) wrong() []string {
 	for k, p := range o.Placements {
 		u := o.Units[k.Unit]
 		host, here := o.Machines[k.Machine]
+		if p.Target == fleet.Inactive { // being left
+			if !o.held(k.Unit) || o.Holders[k.Unit].Machine != k.Machine {
+				add("%s is revoked on %s, which does not hold it", k.Unit, k.Machine.Short())
+			}
+			continue
+		}
 		if !o.wanted(k.Unit) {
 			add("%s is not wanted and placed on %s", k.Unit, k.Machine.Short())
 			continue
@@ -150,6 +169,15 @@ func (o oracle) wrongUnit(n unit.Name, add func(string, ...any)) {
 	if len(fulls) > 1 {
 		add("%s is placed on %d machines", n, len(fulls))
 		return
+	}
+	if u.Needs.Exclusive && len(fulls) == 1 && o.held(n) && o.Holders[n].Machine != fulls[0] {
+		add("%s is placed on %s, and another machine holds it", n, fulls[0].Short())
+	}
+	if u.Needs.Exclusive && o.held(n) {
+		_, here := o.Machines[o.Holders[n].Machine]
+		if !here || len(fulls) == 0 {
+			return // to be waited for
+		}
 	}
 	if len(fulls) == 1 {
 		host, here := o.Machines[fulls[0]]

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -22,7 +23,9 @@ func drawNeeds(t *rapid.T) unit.Needs {
 	name := rapid.SampledFrom(someNames)
 	n := unit.Needs{}
 	for range rapid.IntRange(0, 2).Draw(t, "needs") {
-		switch rapid.IntRange(0, 9).Draw(t, "kind") {
+		switch rapid.IntRange(0, 11).Draw(t, "kind") {
+		case 10, 11:
+			n.Exclusive = true
 		case 0:
 			n.MachineID = string(id(rapid.IntRange(0, 5).Draw(t, "machine")))
 			if rapid.Bool().Draw(t, "short") {
@@ -45,6 +48,7 @@ func drawNeeds(t *rapid.T) unit.Needs {
 				{Host: 80, Inside: 8080, Protocol: "tcp"}, {Host: 80, Inside: 80, Protocol: "udp"}, {Host: 443, Inside: 443, Protocol: "tcp"}}).Draw(t, "port"))
 		}
 	}
+	n.Exclusive = n.Exclusive && !n.Global
 	return n
 }
 
@@ -52,15 +56,20 @@ func drawNeeds(t *rapid.T) unit.Needs {
 func drawEvent(t *rapid.T, w *world) {
 	name := rapid.SampledFrom(someNames)
 	machine := func() fleet.MachineID { return id(rapid.IntRange(0, 5).Draw(t, "machine")) }
-	switch rapid.IntRange(0, 12).Draw(t, "event") {
+	switch rapid.IntRange(0, 15).Draw(t, "event") {
 	case 0, 1, 2:
-		n := drawNeeds(t)
-		w.unit(name.Draw(t, "unit"), func(u *fleet.Unit) {
+		n, who := drawNeeds(t), name.Draw(t, "unit")
+		if who == "db.service" { // always, so that it can be told where it may run
+			n.Exclusive, n.Global = true, false
+		}
+		w.unit(who, func(u *fleet.Unit) {
+			u.Stop = time.Duration(rapid.IntRange(1, 20).Draw(t, "stop")) * time.Second
 			u.Needs = n
 			u.Hash = unit.Hash(fmt.Sprint("hash", rapid.IntRange(0, 3).Draw(t, "hash")))
 		})
 	case 3, 4:
 		w.unit(name.Draw(t, "unit"), func(u *fleet.Unit) {
+			u.Needs.Exclusive = u.Needs.Exclusive || u.Name == "db.service"
 			u.Target = rapid.SampledFrom([]fleet.TargetState{fleet.Inactive, fleet.Loaded, fleet.Launched, fleet.Launched}).Draw(t, "target")
 		})
 	case 5:
@@ -86,6 +95,10 @@ func drawEvent(t *rapid.T, w *world) {
 				m.Cordon = !m.Cordon
 			}
 		})
+	case 13, 14:
+		w.letGo()
+	case 15:
+		w.At = w.At.Add(time.Duration(rapid.IntRange(1, 40).Draw(t, "seconds")) * time.Second)
 	case 11:
 		w.runAll()
 	case 12:
@@ -125,6 +138,9 @@ func TestPlanIsCompleteAndAtRest(t *testing.T) {
 			if bad := (oracle{w.Snapshot}).wrong(); len(bad) > 0 {
 				t.Fatalf("after plan\n%s%q", text(ds), bad)
 			}
+			if n := w.twice(); n == "db.service" {
+				t.Fatalf("%s may run twice: %v", n, w.copies)
+			}
 		}
 	})
 }
@@ -138,7 +154,9 @@ func TestStateDecidesAsPlanDoes(t *testing.T) {
 		w.watch()
 		s := NewState(w.Snapshot)
 		for range rapid.IntRange(1, 15).Draw(t, "rounds") {
-			want, got := Plan(w.Snapshot), s.Turn()
+			want := Plan(w.Snapshot)
+			s.SetTime(w.At)
+			got := s.Turn()
 			if len(want)+len(got) > 0 && !cmp.Equal(want, got) {
 				t.Fatalf("plan\n%sstate\n%s%s", text(want), text(got), cmp.Diff(want, got))
 			}
@@ -147,10 +165,13 @@ func TestStateDecidesAsPlanDoes(t *testing.T) {
 				drawEvent(t, w)
 			}
 			s.Refused(w.commit(got))
+			if n := w.twice(); n == "db.service" {
+				t.Fatalf("%s may run twice: %v", n, w.copies)
+			}
 			for range rapid.IntRange(0, 3).Draw(t, "events") {
 				drawEvent(t, w)
 			}
-			s.Apply(w.watch())
+			s.Apply(w.At, w.watch())
 		}
 	})
 }

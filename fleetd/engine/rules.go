@@ -96,6 +96,8 @@ func (s *State) mayStay(u *record, p *place) verdict {
 		return v
 	}
 	switch {
+	case !p.m.here && s.brake.On():
+		return verdict{} // it may be back with many others
 	case !p.m.here:
 		return verdict{why: gone}
 	case p.m.leaving && !u.needs.global:

@@ -3,6 +3,7 @@ package engine
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/unit"
@@ -47,6 +48,10 @@ type State struct {
 	held    int  // items put off in this turn because of unconfirmed writes
 	circles bool // who replaces whom may have changed
 	admit   map[*machine]struct{}
+	holding map[*record]struct{} // units with a holder
+	frees   []*record            // whose holder this turn deletes
+	now     time.Time
+	brake   *fleet.Brake
 	loading bool
 }
 
@@ -83,6 +88,9 @@ func NewState(snap fleet.Snapshot) *State {
 		waiting:       map[*class]struct{}{},
 		writing:       map[pair]*write{},
 		admit:         map[*machine]struct{}{},
+		holding:       map[*record]struct{}{},
+		now:           snap.At,
+		brake:         snap.Brake,
 		loading:       true,
 	}
 	for _, m := range snap.Machines {
@@ -97,6 +105,14 @@ func NewState(snap fleet.Snapshot) *State {
 	for _, o := range snap.Observed {
 		s.SetObservation(o)
 	}
+	for _, h := range snap.Holders {
+		s.SetHolder(h)
+	}
+	for id, at := range snap.Gone {
+		if m := s.machines[id]; m != nil {
+			m.goneAt = at
+		}
+	}
 	s.loading = false
 	for _, u := range s.units {
 		s.push(check, u)
@@ -104,8 +120,9 @@ func NewState(snap fleet.Snapshot) *State {
 	return s
 }
 
-// Apply takes in what a watch delivered.
-func (s *State) Apply(changes []fleet.Change) {
+// Apply takes in what a watch delivered by now. A machine that is gone counts as gone from then on, never earlier.
+func (s *State) Apply(now time.Time, changes []fleet.Change) {
+	s.SetTime(now)
 	for _, c := range changes {
 		switch {
 		case c.Machine != nil && c.Deleted:
@@ -124,6 +141,15 @@ func (s *State) Apply(changes []fleet.Change) {
 			s.RemoveObservation(fleet.Key{Machine: c.Observation.Machine, Unit: c.Observation.Unit})
 		case c.Observation != nil:
 			s.SetObservation(*c.Observation)
+		case c.Holder != nil && c.Deleted:
+			s.RemoveHolder(c.Holder.Unit)
+		case c.Holder != nil:
+			s.SetHolder(*c.Holder)
+		case c.Brake != nil:
+			s.SetBrake(nil)
+			if !c.Deleted {
+				s.SetBrake(c.Brake)
+			}
 		}
 	}
 }
@@ -131,12 +157,12 @@ func (s *State) Apply(changes []fleet.Change) {
 // SetMachine adds a machine or changes it.
 func (s *State) SetMachine(f fleet.Machine) {
 	m := s.machine(f.ID)
-	same := m.here && m.rev == f.Rev && m.leaving == f.Leaving && m.cordon == f.Cordon && sameMetadata(m.metadata, f.Metadata)
+	same := m.here && m.rev == f.Rev && m.leaving == f.Leaving && m.cordon == f.Cordon && m.ttl == f.TTL && sameMetadata(m.metadata, f.Metadata)
 	if m.rev != f.Rev || f.Admitted == f.Rev {
 		m.admitted = f.Admitted
 	}
 	s.unshelve(m)
-	m.here, m.rev, m.leaving, m.cordon, m.metadata = true, f.Rev, f.Leaving, f.Cordon, f.Metadata
+	m.here, m.rev, m.leaving, m.cordon, m.metadata, m.ttl = true, f.Rev, f.Leaving, f.Cordon, f.Metadata, f.TTL
 	if m.rank < 0 {
 		s.renumber = true
 	}
@@ -168,6 +194,9 @@ func (s *State) RemoveMachine(id fleet.MachineID) {
 	if m == nil {
 		return
 	}
+	if m.here {
+		m.goneAt, m.left, m.seen = s.now, m.leaving, true
+	}
 	s.unshelve(m)
 	m.here, m.leaving, m.cordon, m.rev, m.admitted, m.metadata = false, false, false, 0, 0, nil
 	delete(s.admit, m)
@@ -182,7 +211,7 @@ func (s *State) SetUnit(f fleet.Unit) {
 		s.circles = true
 	}
 	s.changeNeeds(u, s.internNeeds(f.Needs))
-	u.exists, u.hash, u.target, u.rev = true, f.Hash, intern(f.Target), f.Rev
+	u.exists, u.hash, u.target, u.rev, u.stop = true, f.Hash, intern(f.Target), f.Rev, f.Stop
 	s.changed(u, was)
 }
 
@@ -235,7 +264,7 @@ func (s *State) SetPlacement(f fleet.Placement) {
 	if hash == u.hash {
 		hash = u.hash // one string instead of two
 	}
-	s.stored(u, m, &image{hash: hash, target: intern(f.Target), handover: f.Handover, rev: f.Rev})
+	s.stored(u, m, &image{hash: hash, target: intern(f.Target), handover: f.Handover || intern(f.Target) == fleet.Inactive, rev: f.Rev})
 }
 
 // RemovePlacement notes that no placement is stored there any more.
@@ -315,6 +344,13 @@ func (s *State) Refused(ds []fleet.Decision) {
 		if u == nil {
 			continue
 		}
+		if d.Kind == fleet.Free {
+			if u.holder != nil && u.holder.rev == d.HolderRev {
+				u.holder.freed = false
+				s.push(check, u)
+			}
+			continue
+		}
 		w := s.writing[pair{u, m}]
 		if w == nil {
 			continue // the watch has told already how it stands
@@ -366,7 +402,7 @@ func (s *State) number() {
 		switch {
 		case m.here:
 			s.order = append(s.order, m)
-		case len(m.on) == 0 && m.pending == 0:
+		case len(m.on) == 0 && m.pending == 0 && m.holds == 0:
 			delete(s.machines, id)
 		default:
 			m.rank = -1

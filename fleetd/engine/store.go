@@ -11,7 +11,7 @@ import (
 func (s *State) machine(id fleet.MachineID) *machine {
 	m := s.machines[id]
 	if m == nil {
-		m = &machine{id: id, rank: -1}
+		m = &machine{id: id, rank: -1, goneAt: s.now}
 		s.machines[id] = m
 	}
 	return m
@@ -29,7 +29,7 @@ func (s *State) record(name unit.Name) *record {
 
 // tidy forgets a unit that nothing speaks of any more.
 func (s *State) tidy(u *record) {
-	if u.exists || len(u.places) > 0 || u.pending > 0 {
+	if u.exists || len(u.places) > 0 || u.pending > 0 || u.holder != nil {
 		return
 	}
 	s.rest(u)

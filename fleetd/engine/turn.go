@@ -63,9 +63,14 @@ func (s *State) prepare() {
 		s.sortedGen = s.globGen
 		s.pushWaiting()
 	}
+	for u := range s.holding {
+		if u.wanted() && len(u.places) > 0 && u.full() == nil {
+			s.push(giveUp, u) // it is leaving for a place that others may have taken meanwhile
+		}
+	}
 	for i, it := range s.queue.sorted {
 		// A unit without any copy has nothing to check.
-		if u := it.u; it.phase == check && len(u.places) == 0 && u.queued&(1<<move) == 0 && u.wanted() && !u.needs.global {
+		if u := it.u; it.phase == check && len(u.places) == 0 && u.holder == nil && u.queued&(1<<move) == 0 && u.wanted() && !u.needs.global {
 			u.queued = u.queued&^(1<<check) | 1<<move
 			s.queue.sorted[i].phase = move
 		}
@@ -98,6 +103,12 @@ func (s *State) putOff(u *record) bool {
 // check looks at a unit where it is.
 func (s *State) check(u *record) {
 	if u.wanted() && u.needs.global {
+		if u.wasExclusive() {
+			if s.putOff(u) {
+				return
+			}
+			s.checkHeld(u)
+		}
 		s.rest(u)
 		s.checkGlobal(u)
 		return
@@ -105,6 +116,7 @@ func (s *State) check(u *record) {
 	if s.putOff(u) {
 		return
 	}
+	s.checkHeld(u)
 	if !u.wanted() {
 		s.rest(u)
 		s.withdrawAll(u, unwantedReason(u))
@@ -149,6 +161,8 @@ func (s *State) checkCopies(u *record, full *place) {
 		}
 		if v := s.mayStay(u, p); v.hard() {
 			s.withdraw(p, v.text(u, p.m))
+		} else if p.revoked() && full != nil && s.holderOf(u) == nil {
+			s.withdraw(p, "let go")
 		} else if !p.handover {
 			s.retire(p, "runs on "+full.m.id.Short()+" only")
 		}
@@ -159,6 +173,13 @@ func (s *State) checkCopies(u *record, full *place) {
 func (s *State) settle(u *record, full *place) {
 	s.rest(u)
 	s.update(full, image{hash: u.hash, target: u.target})
+	if s.mustHold(u, full) {
+		s.touch(u, full.m, "exclusive")
+	}
+	if old := s.handBack(u, full); old != nil {
+		s.moveTo(u, old.m, "failed there, and runs on "+old.m.id.Short(), "its old copy runs there, and the new one has failed")
+		return
+	}
 	s.endHandovers(u, full)
 }
 
@@ -203,11 +224,18 @@ func (s *State) move(u *record) {
 			s.withdraw(full, reason)
 		}
 	}
-	if (u.moved != s.turn || u.moves < maxMoves) && s.moveSomewhere(u, reason) {
+	stays := true
+	if h := s.holderOf(u); h != nil && u.needs.exclusive {
+		var moved bool
+		if moved, stays = s.moveHeld(u, h, reason); moved {
+			return
+		}
+		s.leaveClass(u) // what woke it up is of no use to it, and may be to others
+	} else if (u.moved != s.turn || u.moves < maxMoves) && s.moveSomewhere(u, reason) {
 		return
 	}
 	s.wait(u)
-	if len(u.places) > 0 {
+	if len(u.places) > 0 && stays {
 		s.push(giveUp, u)
 	}
 }
@@ -304,75 +332,6 @@ func (s *State) arrived(u *record, m *machine) {
 	}
 }
 
-// retire turns a full placement into an old copy. One that is not to run any more, or was never written, goes at once.
-func (s *State) retire(p *place, reason string) {
-	w := s.writing[pair{p.u, p.m}]
-	fresh := w != nil && w.turn == s.turn && !w.had
-	if p.u.target != fleet.Launched || p.target != fleet.Launched || fresh {
-		s.withdraw(p, reason)
-		return
-	}
-	s.touch(p.u, p.m, reason)
-	was := p.image
-	if w := s.writing[pair{p.u, p.m}]; w.had {
-		was = w.was // an update of this very turn is not wanted on the old copy
-	}
-	was.handover = true
-	s.change(p, was)
-	if len(p.u.needs.replaces) > 0 {
-		s.free(p.m) // an old copy moves nobody away
-	}
-	if other := conflict(p.u, p.m, p); other != nil {
-		s.withdraw(p, "conflicts with "+string(other.name)+" placed there") // as an old copy it is the one that gives way
-	}
-	s.pushFollowers(p.u)
-}
-
-// withdraw deletes a placement.
-func (s *State) withdraw(p *place, reason string) {
-	u, m, full := p.u, p.m, !p.handover
-	s.touch(u, m, reason)
-	s.detach(p)
-	s.free(m)
-	if full {
-		s.pushFollowers(u)
-	}
-	for g := range s.globals {
-		if g.on(m) == nil && clash(g, u) {
-			s.pushSpread(g, m)
-		}
-	}
-}
-
-func (s *State) withdrawAll(u *record, reason string) {
-	for _, p := range u.copies() {
-		s.withdraw(p, reason)
-	}
-}
-
-// update gives a placement the contents now, as a full one.
-func (s *State) update(p *place, now image) {
-	now.rev = p.rev
-	if p.image == now {
-		return
-	}
-	reason := "text " + shortHash(string(now.hash))
-	switch {
-	case p.handover:
-		reason = "handed back"
-	case p.hash == now.hash:
-		reason = "target state " + string(now.target)
-	}
-	s.touch(p.u, p.m, reason)
-	arrives := p.handover
-	s.change(p, now)
-	if arrives {
-		s.arrived(p.u, p.m)
-	}
-}
-
-func shortHash(h string) string { return h[:min(len(h), 7)] }
-
 // giveUp is for a unit with copies that no machine takes. It stays as it is, so that nothing restarts when its machine comes
 // back; only what the user wants stopped is stopped. Without its peers it does not stay.
 func (s *State) giveUp(u *record) {
@@ -390,7 +349,10 @@ func (s *State) giveUp(u *record) {
 		return
 	}
 	if full == nil {
-		hs := u.handovers()
+		if u.needs.exclusive && s.holderOf(u) != nil && s.find(u) != nil {
+			return // it is leaving, and that machine still takes it
+		}
+		hs := slices.DeleteFunc(u.handovers(), func(p *place) bool { return p.revoked() && s.mayStay(u, p).hard() })
 		if len(hs) == 0 {
 			return
 		}
@@ -430,6 +392,11 @@ func (s *State) decisions() []fleet.Decision {
 	ds := make([]fleet.Decision, 0, len(s.touched)+len(s.admit))
 	for _, w := range s.touched {
 		d, any := w.decision()
+		if p := w.u.on(w.m); p != nil && !p.handover && w.u.needs.exclusive && (any && d.Kind == fleet.Place || s.mustHold(w.u, p)) {
+			if w.hold(&d); !any {
+				d.Kind, d.Hash, d.Target, any = fleet.Update, p.hash, p.target, true
+			}
+		}
 		if any {
 			ds = append(ds, d)
 			continue
@@ -439,6 +406,7 @@ func (s *State) decisions() []fleet.Decision {
 		w.m.pending--
 		s.tidy(w.u)
 	}
+	ds = append(ds, s.freeing()...)
 	if cap(s.touched) > 1<<16 {
 		s.touched = nil
 	}
@@ -477,6 +445,8 @@ func (w *write) decision() (d fleet.Decision, any bool) {
 	case w.had && p.same(w.was):
 		p.rev = w.was.rev
 		return d, false
+	case p.revoked():
+		d.Kind = fleet.Revoke
 	case p.handover:
 		d.Kind = fleet.Handover
 	case !w.had || w.was.handover:

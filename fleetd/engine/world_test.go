@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/unit"
@@ -15,10 +16,13 @@ import (
 // registry, which a room must not import; functional/sim runs the engine over the real one.
 type world struct {
 	fleet.Snapshot
-	pending []fleet.Change // since the watch was last read
+	pending []fleet.Change              // since the watch was last read
+	copies  map[fleet.Key]time.Duration // where an exclusive unit may run, and for how long after the machine has gone
 }
 
-func newWorld() *world { return &world{Snapshot: fleet.NewSnapshot()} }
+func newWorld() *world {
+	return &world{Snapshot: fleet.NewSnapshot(), copies: map[fleet.Key]time.Duration{}}
+}
 
 func (w *world) next() int64 { w.Rev++; return w.Rev }
 
@@ -27,15 +31,33 @@ func (w *world) changed(c fleet.Change) { w.pending = append(w.pending, c) }
 // watch hands out what changed since the last call.
 func (w *world) watch() []fleet.Change {
 	cs := w.pending
+	for _, c := range cs {
+		if _, here := w.Machines[w.idOf(c)]; c.Machine != nil && c.Deleted && !here {
+			w.Gone[c.Machine.ID] = w.At // whoever reads this knows it only now
+		}
+	}
 	w.pending = nil
 	return cs
+}
+
+func (w *world) idOf(c fleet.Change) fleet.MachineID {
+	if c.Machine == nil {
+		return ""
+	}
+	return c.Machine.ID
 }
 
 // machine adds or changes a machine; a machine that was gone gets a new registration.
 func (w *world) machine(id fleet.MachineID, change func(*fleet.Machine)) {
 	m, here := w.Machines[id]
 	if !here {
-		m = fleet.Machine{ID: id, Rev: w.next()}
+		m = fleet.Machine{ID: id, Rev: w.next(), TTL: 10 * time.Second}
+		for k, wait := range w.copies {
+			if k.Machine == id && w.At.Sub(w.Gone[id]) >= wait {
+				delete(w.copies, k) // systemd has stopped it
+			}
+		}
+		delete(w.Gone, id)
 	}
 	m.Metadata = maps.Clone(m.Metadata)
 	if m.Metadata == nil {
@@ -53,6 +75,7 @@ func (w *world) machine(id fleet.MachineID, change func(*fleet.Machine)) {
 func (w *world) lose(id fleet.MachineID) {
 	w.next()
 	delete(w.Machines, id)
+	w.Gone[id] = w.At
 	w.changed(fleet.Change{Deleted: true, Machine: &fleet.Machine{ID: id}})
 	var reports []fleet.Key
 	for k := range w.Observed {
@@ -93,7 +116,7 @@ func (w *world) destroy(name unit.Name) {
 // run lets the agent of a machine report what its placement asks for.
 func (w *world) run(k fleet.Key) {
 	p, ok := w.Placements[k]
-	if _, here := w.Machines[k.Machine]; !ok || !here {
+	if _, here := w.Machines[k.Machine]; !ok || !here || p.Target == fleet.Inactive {
 		return
 	}
 	o := fleet.Observation{Unit: k.Unit, Machine: k.Machine, Load: "loaded", Active: "inactive", Result: "success", Hash: p.Hash, Order: p.Rev}
@@ -103,6 +126,37 @@ func (w *world) run(k fleet.Key) {
 	w.next()
 	w.Observed[k] = o
 	w.changed(fleet.Change{Observation: &o})
+}
+
+// letGo lets the agents of machines that are here let go what was revoked.
+func (w *world) letGo() {
+	for _, k := range slices.SortedFunc(maps.Keys(w.Placements), compareKeys) {
+		if _, here := w.Machines[k.Machine]; !here || w.Placements[k].Target != fleet.Inactive {
+			continue
+		}
+		delete(w.copies, k)
+		delete(w.Observed, k)
+		w.next()
+		w.changed(fleet.Change{Deleted: true, Observation: &fleet.Observation{Unit: k.Unit, Machine: k.Machine}})
+		if w.Holders[k.Unit].Machine == k.Machine {
+			delete(w.Holders, k.Unit)
+			w.changed(fleet.Change{Deleted: true, Holder: &fleet.Holder{Unit: k.Unit}})
+		}
+	}
+}
+
+// twice names an exclusive unit that may run on two machines.
+func (w *world) twice() unit.Name {
+	at := map[unit.Name]int{}
+	for k, wait := range w.copies {
+		if since, gone := w.Gone[k.Machine]; gone && w.At.Sub(since) >= wait {
+			continue
+		}
+		if at[k.Unit]++; at[k.Unit] > 1 {
+			return k.Unit
+		}
+	}
+	return ""
 }
 
 // runAll lets all agents catch up.
@@ -128,6 +182,14 @@ func (w *world) holds(d fleet.Decision) bool {
 	if w.Machines[d.Machine].Rev != d.MachineRev {
 		return false
 	}
+	if d.Hold > 0 || d.Kind == fleet.Free {
+		if _, here := w.Machines[d.HolderGone]; here || w.Holders[d.Unit].Rev != d.HolderRev {
+			return false
+		}
+	}
+	if d.Kind == fleet.Free {
+		return w.Units[d.Unit].Rev == d.UnitRev
+	}
 	return d.Kind == fleet.Admit ||
 		w.Units[d.Unit].Rev == d.UnitRev && w.Placements[fleet.Key{Machine: d.Machine, Unit: d.Unit}].Rev == d.Rev
 }
@@ -135,7 +197,20 @@ func (w *world) holds(d fleet.Decision) bool {
 func (w *world) write(d fleet.Decision) {
 	k := fleet.Key{Machine: d.Machine, Unit: d.Unit}
 	rev := w.next()
+	if d.Hold > 0 {
+		h := fleet.Holder{Unit: d.Unit, Machine: d.Machine, Wait: d.Hold, Rev: rev}
+		w.Holders[d.Unit] = h
+		w.changed(fleet.Change{Holder: &h})
+		w.copies[k] = max(w.copies[k], d.Hold)
+	}
 	switch d.Kind {
+	case fleet.Free:
+		delete(w.Holders, d.Unit)
+		w.changed(fleet.Change{Deleted: true, Holder: &fleet.Holder{Unit: d.Unit}})
+	case fleet.Revoke:
+		p := fleet.Placement{Unit: d.Unit, Machine: d.Machine, Hash: d.Hash, Target: fleet.Inactive, Rev: rev}
+		w.Placements[k] = p
+		w.changed(fleet.Change{Placement: &p})
 	case fleet.Admit:
 		m := w.Machines[d.Machine]
 		m.Admitted = d.MachineRev

@@ -141,7 +141,7 @@ func (l *leader) takeIn(state *engine.State, at int64, n int) int64 {
 		from--
 	}
 	for i := from; i < len(h) && (n == 0 || i-from < n); i++ {
-		state.Apply(h[i].changes)
+		state.Apply(l.h.w.now, h[i].changes)
 		at = h[i].rev
 	}
 	l.h.w.note("knows %d", at)

@@ -1,0 +1,118 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/fleet-init/fleet/internal/fleet"
+)
+
+// The brake: when many machines vanish at once, the cause is more likely a network, a store or a power supply than the machines, and to move all
+// their units onto the rest would break the rest, too. So nothing is moved away from missing machines then, until enough are back or an
+// operator says so.
+const (
+	// brakeLeast: fewer machines never pull the brake. Small clusters must survive the loss of one.
+	brakeLeast = 3
+	// brakeWindow is what counts as at once. Leases of machines that are lost in one moment end within a third of their time to live.
+	brakeWindow = time.Minute
+)
+
+// Brake tells what the brake is to be: pulled when at least share percent of all machines have vanished within a short while, and let go when of
+// those few enough are missing still. stored is what it is; the same comes back when nothing is to change. Machines that left by themselves do
+// not count, nor do those for which an operator has let it go already.
+func (s *State) Brake(stored *fleet.Brake, share int) *fleet.Brake {
+	if stored != nil {
+		still := 0
+		for _, id := range stored.Missing {
+			if m := s.machines[id]; m == nil || !m.here {
+				still++
+			}
+		}
+		// One is what a cluster always copes with.
+		if share == 0 || still <= 1 || 3*still < stored.Of {
+			stored = nil
+		} else if !stored.Resumed {
+			return stored
+		}
+	}
+	if share == 0 {
+		return stored
+	}
+	var missing []fleet.MachineID
+	of := 0
+	for id, m := range s.machines {
+		switch {
+		case m.here:
+			of++
+		case m.left || s.now.Sub(m.goneAt) > brakeWindow || !m.vital():
+		case stored != nil && slices.Contains(stored.Missing, id):
+		default:
+			of++
+			missing = append(missing, id)
+		}
+	}
+	if len(missing) < brakeLeast || 100*len(missing) < share*of {
+		return stored
+	}
+	slices.Sort(missing)
+	return &fleet.Brake{Since: s.now, Missing: missing, Of: of}
+}
+
+// vital machines carry, or carried when they were lost, what would be moved. Global units stay on machines that are gone for ever.
+func (m *machine) vital() bool {
+	return m.seen || slices.ContainsFunc(m.on, func(e entry) bool { return !e.p.handover && !e.p.u.needs.global && e.p.u.needs.machineID == "" })
+}
+
+// mostMissing tells whether of the machines that carry units more than half are missing.
+func (s *State) mostMissing() bool {
+	vital, missing := 0, 0
+	for _, m := range s.machines {
+		if m.here && len(m.on) > 0 || !m.here && m.vital() {
+			vital++
+			if !m.here {
+				missing++
+			}
+		}
+	}
+	return 2*missing > vital
+}
+
+// awaitMost waits, when a term begins and most machines that carry units are missing, until they are back: after an outage of the store all
+// registrations may have ended, and the first to be back would get all units.
+func (l *Leader) awaitMost(ctx context.Context, state *State, changes <-chan fleet.Changes, wakeCollect func()) error {
+	for end := time.Now().Add(l.TTL); state.mostMissing() && time.Now().Before(end); {
+		if err := l.takeBurst(ctx, state, changes, true, wakeCollect); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// brake pulls the brake or lets it go, before a turn could move anything.
+func (l *Leader) brake(ctx context.Context, term fleet.Term, state *State) error {
+	now := state.Brake(state.brake, l.BrakeShare)
+	if now == state.brake {
+		return nil
+	}
+	err := l.Store.SetBrake(ctx, term, state.brake, now)
+	if errors.Is(err, fleet.ErrConflict) {
+		// An operator was faster, or the term is over: the watch or the next commit will tell. Nothing is moved until then.
+		l.Log.Debug("the brake has changed meanwhile", "err", err)
+		state.SetBrake(&fleet.Brake{})
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	was := state.brake
+	state.SetBrake(now)
+	if now.On() {
+		l.Log.Error("many machines vanished at once: nothing is moved away from them until enough are back, or somebody says fleetctl resume",
+			"machines", len(now.Missing), "of", now.Of)
+	} else if was.On() {
+		l.Log.Info("enough machines are back: units of the others are moved again")
+	}
+	return nil
+}
