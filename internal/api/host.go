@@ -29,8 +29,10 @@ type HostConfig struct {
 	Version string
 }
 
-// hostPath is below a name of its own, so that nobody takes it for the API.
-const hostPath = "/fleet/host/v1/journal"
+// HostPrefix begins the paths of what hosts ask of each other, so that nobody takes them for the API.
+const HostPrefix = "/fleet/host/"
+
+const hostPath = HostPrefix + "v1/journal"
 
 // NewHostHandler returns what other hosts may ask of this one: the logs of the cluster's units and how it reaches the others, and
 // nothing else.
@@ -93,10 +95,25 @@ type HostClient struct{ http *http.Client }
 
 // NewHostClient returns a client that speaks TLS with c, or without it when c is nil.
 func NewHostClient(c *tls.Config) *HostClient {
-	return &HostClient{&http.Client{Transport: &http.Transport{
+	t := &http.Transport{
 		TLSClientConfig: c, ResponseHeaderTimeout: readLimit, IdleConnTimeout: time.Minute,
 		DialContext: (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
-	}}}
+	}
+	if c != nil {
+		t.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			named := c.Clone()
+			named.ServerName, _ = ctx.Value(hostNameKey{}).(string)
+			return (&tls.Dialer{NetDialer: &net.Dialer{Timeout: 3 * time.Second}, Config: named}).DialContext(ctx, network, addr)
+		}
+	}
+	return &HostClient{&http.Client{Transport: t}}
+}
+
+type hostNameKey struct{}
+
+// WithHostName says which name the certificate of the host must have that is asked with ctx: an address may have become another's.
+func WithHostName(ctx context.Context, name string) context.Context {
+	return context.WithValue(ctx, hostNameKey{}, name)
 }
 
 // url is where another host's fleetd listens, without a path.

@@ -65,7 +65,7 @@ func (c *Client) Network(ctx context.Context) ([]fleet.HostNetwork, error) {
 }
 
 // networkPath is beside hostPath.
-const networkPath = "/fleet/host/v1/network"
+const networkPath = HostPrefix + "v1/network"
 
 func (c HostConfig) network(w http.ResponseWriter, r *http.Request) error {
 	if c.Network == nil {

@@ -119,13 +119,30 @@ type Seed struct {
 	} `json:"tokens,omitempty"`
 }
 
+// EmptySeed makes a CA.
+func EmptySeed(now time.Time) (Seed, error) {
+	ca, err := pki.NewCA(now)
+	if err != nil {
+		return Seed{}, err
+	}
+	return seedOf(ca)
+}
+
+func seedOf(ca pki.CA) (Seed, error) {
+	key, err := pki.KeyPEM(ca.Key)
+	return Seed{V: 1, CA: string(pki.CertsPEM(ca.Cert)), Key: string(key)}, err
+}
+
+// Seed is the CA of a state as a seed: voters keep one beside the store.
+func (s State) Seed() (Seed, error) { return seedOf(s.ca) }
+
 // NewSeed makes a CA and one token for hosts.
 func NewSeed(now time.Time, uses int, ttl time.Duration, endpoints []string) (Seed, pki.Token, error) {
-	ca, err := pki.NewCA(now)
+	s, err := EmptySeed(now)
 	if err != nil {
 		return Seed{}, pki.Token{}, err
 	}
-	key, err := pki.KeyPEM(ca.Key)
+	ca, _, err := s.Parse()
 	if err != nil {
 		return Seed{}, pki.Token{}, err
 	}
@@ -135,7 +152,6 @@ func NewSeed(now time.Time, uses int, ttl time.Duration, endpoints []string) (Se
 	}
 	printed := pki.NewToken(pki.Hash(ca.Cert), endpoints)
 	t.ID, t.Created, t.Expires = printed.ID, now.UTC(), now.Add(ttl).UTC()
-	s := Seed{V: 1, CA: string(pki.CertsPEM(ca.Cert)), Key: string(key)}
 	s.Tokens = append(s.Tokens, struct {
 		Token
 		Hash string `json:"hash"`

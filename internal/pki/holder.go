@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/tls"
@@ -184,7 +185,7 @@ func (h *Holder) Server() *tls.Config {
 	}}
 }
 
-// Client is the configuration for speaking to whoever has a certificate for that name (VoterName, HostName).
+// Client is the configuration for speaking to whoever has a certificate for that name (VoterName, HostName); "" is the name that the dialer sets.
 func (h *Holder) Client(name string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, ServerName: name, Time: h.now,
@@ -199,7 +200,7 @@ func (h *Holder) Client(name string) *tls.Config {
 		InsecureSkipVerify: true, // by VerifyConnection, with the authorities of now
 		VerifyConnection: func(s tls.ConnectionState) error {
 			c, _ := h.Get()
-			return verify(s, Pool(c.Bundle...), name, h.now())
+			return verify(s, Pool(c.Bundle...), cmp.Or(name, s.ServerName), h.now())
 		},
 	}
 }
@@ -237,6 +238,9 @@ func verify(s tls.ConnectionState, roots *x509.CertPool, name string, now time.T
 	if len(s.PeerCertificates) == 0 {
 		return errors.New("the other side has no certificate")
 	}
+	if name == "" {
+		return errors.New("whom to speak to is not known") // an empty name would match any
+	}
 	leaf := s.PeerCertificates[0]
 	_, err := leaf.Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: Pool(s.PeerCertificates[1:]...), DNSName: name, CurrentTime: now,
@@ -264,4 +268,16 @@ func Explain(err error, now time.Time) error {
 		return fmt.Errorf("what answers there is %s, not %s: is the address that of a voter of the cluster?", name.Certificate.Subject.CommonName, name.Host)
 	}
 	return err
+}
+
+// Verify holds a client's certificate, with what came with it, against the authorities and the clock of now.
+func (h *Holder) Verify(chain []*x509.Certificate) error {
+	c, ok := h.Get()
+	if !ok {
+		return errors.New("this host has no certificate yet")
+	}
+	_, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: Pool(c.Bundle...), Intermediates: Pool(chain[1:]...), CurrentTime: h.now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	return Explain(err, h.now())
 }
