@@ -47,7 +47,7 @@ type Config struct {
 	Log     *slog.Logger
 	// BrakeShare: when so many percent of the machines vanish at once, nothing is moved away from them. 0: it is.
 	BrakeShare int
-	OnTurn  func(took time.Duration) // told of every turn, for a histogram; may be nil
+	OnTurn     func(took time.Duration) // told of every turn, for a histogram; may be nil
 }
 
 // Leader campaigns, and while it leads, keeps every unit where the rules want it.
