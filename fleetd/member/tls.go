@@ -42,3 +42,10 @@ type Access struct {
 
 // Span is a range of keys as etcd has them: From to To (exclusive). To "" is the one key From; To "\x00" is all from From on.
 type Span struct{ From, To string }
+
+// JoinBy names the hosts to join by, in place of Config.Join. Call it before Run: joining by a token tells them only then.
+func (m *Member) JoinBy(hosts []string) {
+	if len(hosts) > 0 {
+		m.cfg.Join = hosts
+	}
+}
