@@ -122,7 +122,7 @@ func build(c Config, log *slog.Logger, level *slog.LevelVar) (*host, error) {
 	}
 	h.agent = agent.New(agent.Config{
 		Machine: h.id.machine, Systemd: h.systemd, Signals: h.systemd, Files: h.registry, Disk: disk, Log: log,
-		Addresses: agent.AddressFiles("/run/netd/units"), Restart: h.systemd.Restart,
+		Addresses: agent.AddressFiles("/run/fleet-netns/units"), Restart: h.systemd.Restart,
 	})
 	h.hosts = newHosts(h)
 	if !c.DisableEngine {

@@ -27,12 +27,13 @@ import (
 const (
 	cniNetwork = "netd"
 	cniBridge  = "netd0"
+	cniLink    = "/etc/cni/net.d/10-netd.conflist" // where podman and others look; netd.service makes it lead to listPath
 )
 
 // listPath is the network list that netd itself uses for units.
 func (c Config) listPath() string { return filepath.Join(c.RunDir, "netd.conflist") }
 
-// conflist writes the CNI network list: for netd's own use, and for podman and others where --cni-conf says.
+// conflist writes the CNI network list: for netd's own use and all that follow the link, and for others where --cni-conf says.
 func (f files) conflist(v subnet.View, mtu int) error {
 	b, err := json.MarshalIndent(networkList(f.c, v, mtu), "", "  ")
 	if err != nil {
@@ -59,19 +60,27 @@ func networkList(c Config, v subnet.View, mtu int) object {
 	if s := v.Own.V6; s.IsValid() {
 		ranges, routes = append(ranges, []object{{"subnet": s.String()}}), append(routes, object{"dst": "::/0"})
 	}
-	return object{"cniVersion": "1.0.0", "name": cniNetwork, "plugins": []object{
-		{
-			"type": "bridge", "bridge": cniBridge, "mtu": mtu, "isGateway": true, "hairpinMode": true,
-			// The subnet may be another after a lost lease; the bridge must follow and not refuse every workload.
-			"forceAddress": true,
-			// The plugin's own masquerading knows this host's subnet only and would hide workloads from those of other hosts.
-			"ipMasq": false,
-			// On a file system that a reboot empties: no workload survives one, and no address may stay taken by the dead.
-			"ipam": object{"type": "host-local", "dataDir": filepath.Join(c.CNIState, "addresses"), "ranges": ranges, "routes": routes},
-		},
-		{"type": "portmap", "capabilities": object{"portMappings": true}, "snat": true, "backend": "nftables"},
-		{"type": "bandwidth", "capabilities": object{"bandwidth": true}},
-	}}
+	cable := object{
+		"type": "bridge", "bridge": cniBridge, "mtu": mtu, "isGateway": true, "hairpinMode": true,
+		// The subnet may be another after a lost lease; the bridge must follow and not refuse every workload.
+		"forceAddress": true,
+	}
+	if c.CNIInterface == "ptp" {
+		cable = object{"type": "ptp", "mtu": mtu}
+	}
+	// The plugin's own masquerading knows this host's subnet only and would hide workloads from those of other hosts.
+	cable["ipMasq"] = false
+	// On a file system that a reboot empties: no workload survives one, and no address may stay taken by the dead.
+	cable["ipam"] = object{"type": "host-local", "dataDir": filepath.Join(c.CNIState, "addresses"), "ranges": ranges, "routes": routes}
+	plugins := []object{cable, {"type": "portmap", "capabilities": object{"portMappings": true}, "snat": true, "backend": "nftables"}}
+	for _, p := range c.CNIPlugins {
+		more := object{"type": p}
+		if p == "bandwidth" {
+			more["capabilities"] = object{"bandwidth": true}
+		}
+		plugins = append(plugins, more)
+	}
+	return object{"cniVersion": "1.0.0", "name": cniNetwork, "plugins": plugins}
 }
 
 // netnsCommand gives units their network namespaces.
@@ -119,7 +128,7 @@ func containerID(unit string) string {
 }
 
 // addressFile holds a unit's addresses, one a line, for the agent's report.
-func (u units) addressFile(unit string) string { return filepath.Join(u.c.RunDir, "units", unit) }
+func (u units) addressFile(unit string) string { return filepath.Join(u.c.CNIState, "units", unit) }
 
 func (u units) list() (*libcni.NetworkConfigList, error) {
 	l, err := libcni.ConfListFromFile(u.c.listPath())

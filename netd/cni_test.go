@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/utils"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/fleet-init/fleet/internal/network"
 	"github.com/fleet-init/fleet/netd/nettest"
@@ -24,7 +25,7 @@ func plugins(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	const p = "github.com/containernetworking/plugins/plugins/"
-	cmd := exec.Command("go", "build", "-o", dir+"/", p+"main/bridge", p+"ipam/host-local", p+"meta/portmap", p+"meta/bandwidth")
+	cmd := exec.Command("go", "build", "-o", dir+"/", p+"main/bridge", p+"main/ptp", p+"ipam/host-local", p+"meta/portmap", p+"meta/bandwidth", p+"meta/tuning")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build CNI plugins: %v\n%s", err, out)
@@ -34,9 +35,10 @@ func plugins(t *testing.T) string {
 
 // Units on two hosts get addresses, reach each other by them, publish a port, and give everything back.
 func TestUnitsHaveAddresses(t *testing.T) {
+	t.Parallel()
 	bin := plugins(t)
 	c := newCluster(t, `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"vxlan"}}`)
-	a, b := c.host(1, "--ip-masq", "--cni-bin", bin), c.host(2, "--ip-masq", "--cni-bin", bin)
+	a, b := c.host(1, "--ip-masq", "--cni-bin", bin), c.host(2, "--ip-masq", "--cni-bin", bin, "--cni-interface", "ptp", "--cni-plugins", "bandwidth,tuning")
 	name := func(h *host) string { return fmt.Sprintf("test@%d-%d:_.service", os.Getpid(), h.n) }
 	units := map[*host]*nettest.Host{}
 	addrs := map[*host][]string{}
@@ -190,16 +192,25 @@ func TestContainerIDs(t *testing.T) {
 }
 
 func TestNetworkList(t *testing.T) {
-	c := Config{CNIState: "/run/netd/cni"}
 	v := subnet.View{Own: network.Lease{V4: netip.MustParsePrefix("10.5.1.0/24"), V6: netip.MustParsePrefix("fd05:0:0:1::/64")}}
-	b, err := json.Marshal(networkList(c, v, 1430))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := `{"cniVersion":"1.0.0","name":"netd","plugins":[{"bridge":"netd0","forceAddress":true,"hairpinMode":true,"ipMasq":false,` +
-		`"ipam":{"dataDir":"/run/netd/cni/addresses","ranges":[[{"subnet":"10.5.1.0/24"}],[{"subnet":"fd05:0:0:1::/64"}]],"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}],"type":"host-local"},` +
-		`"isGateway":true,"mtu":1430,"type":"bridge"},{"backend":"nftables","capabilities":{"portMappings":true},"snat":true,"type":"portmap"},{"capabilities":{"bandwidth":true},"type":"bandwidth"}]}`
-	if string(b) != want {
-		t.Errorf("got  %s\nwant %s", b, want)
+	const head = `{"cniVersion":"1.0.0","name":"netd","plugins":[`
+	const ipam = `"ipMasq":false,"ipam":{"dataDir":"/run/fleet-netns/addresses","ranges":[[{"subnet":"10.5.1.0/24"}],[{"subnet":"fd05:0:0:1::/64"}]],"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}],"type":"host-local"},`
+	const ports = `{"backend":"nftables","capabilities":{"portMappings":true},"snat":true,"type":"portmap"}`
+	for _, row := range []struct {
+		c    Config
+		want string
+	}{
+		{Config{CNIInterface: "bridge"}, head + `{"bridge":"netd0","forceAddress":true,"hairpinMode":true,` + ipam + `"isGateway":true,"mtu":1430,"type":"bridge"},` + ports + `]}`},
+		{Config{CNIInterface: "ptp", CNIPlugins: []string{"bandwidth", "tuning"}}, head + `{` + ipam + `"mtu":1430,"type":"ptp"},` + ports +
+			`,{"capabilities":{"bandwidth":true},"type":"bandwidth"},{"type":"tuning"}]}`},
+	} {
+		row.c.CNIState = "/run/fleet-netns"
+		b, err := json.Marshal(networkList(row.c, v, 1430))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(row.want, string(b)); d != "" {
+			t.Errorf("%s: %s", row.c.CNIInterface, d)
+		}
 	}
 }

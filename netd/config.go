@@ -42,8 +42,10 @@ type Config struct {
 	StateDir      string // last known state and WireGuard key
 	RunDir        string // sockets
 	MachineIDFile string
-	KeyFile       string // $WIREGUARD_KEY_FILE
-	CNIConf       string // file to write; empty for none
+	KeyFile       string   // $WIREGUARD_KEY_FILE
+	CNIConf       string   // file to write; empty for none
+	CNIInterface  string   // bridge or ptp
+	CNIPlugins    []string // more of the list, at its end: bandwidth, tuning
 	CNIBin        []string
 	CNIState      string
 	UnitDirs      []string // where systemd finds units' texts, the first first
@@ -120,6 +122,14 @@ func (c Config) check(margin int) error {
 	if c.Resync < time.Second {
 		return bad("iptables-resync", fmt.Sprint(int(c.Resync.Seconds())), "seconds, 1 or more")
 	}
+	if c.CNIInterface != "bridge" && c.CNIInterface != "ptp" {
+		return bad("cni-interface", c.CNIInterface, "use bridge or ptp")
+	}
+	for _, p := range c.CNIPlugins {
+		if p != "bandwidth" && p != "tuning" {
+			return bad("cni-plugins", p, "use bandwidth, tuning or both")
+		}
+	}
 	for _, r := range c.Want.Regexps {
 		if _, err := regexp.Compile(r); err != nil {
 			return bad("iface-regex", r, err.Error())
@@ -167,7 +177,7 @@ func bind(f *flag.FlagSet, c *Config, reach, public, public6, health *string, ma
 	f.StringVar(&c.StateDir, "state-dir", "/var/lib/netd", "last known state and WireGuard key")
 	f.StringVar(&c.RunDir, "run-dir", "/run/netd", "sockets")
 	f.StringVar(&c.MachineIDFile, "machine-id-file", "/etc/machine-id", "what tells this machine from others")
-	f.StringVar(&c.CNIConf, "cni-conf", "", "CNI network list to write for podman, nerdctl and others, like /etc/cni/net.d/10-netd.conflist; empty for none")
+	f.StringVar(&c.CNIConf, "cni-conf", "", "file to write the CNI network list to as well, where no link leads to RUN-DIR/netd.conflist")
 	c.CNIBin = []string{"/usr/lib/cni", "/opt/cni/bin"}
 	f.Func("cni-bin", "directories of CNI plugins, comma separated (default /usr/lib/cni,/opt/cni/bin)", func(s string) error {
 		c.CNIBin = strings.Split(s, ",")
@@ -178,7 +188,12 @@ func bind(f *flag.FlagSet, c *Config, reach, public, public6, health *string, ma
 		c.UnitDirs = strings.Split(s, ",")
 		return nil
 	})
-	f.StringVar(&c.CNIState, "cni-state", "/run/netd/cni", "addresses given to units and containers; on a file system that a reboot empties")
+	f.StringVar(&c.CNIInterface, "cni-interface", "bridge", "how units and containers are cabled: bridge, or ptp (a routed cable for each, and no limit of 1,024 a host)")
+	f.Func("cni-plugins", "more CNI plugins for the list, comma separated: bandwidth (limits that a container asks for), tuning (its sysctls)", func(s string) error {
+		c.CNIPlugins = strings.Split(s, ",")
+		return nil
+	})
+	f.StringVar(&c.CNIState, "cni-state", "/run/fleet-netns", "addresses given to units and containers; on a file system that a reboot empties")
 	f.IntVar(&c.Verbosity, "v", 0, "log more: 1 = debug")
 	// klog's, which flanneld's units often carry; netd logs to standard error only.
 	f.String("vmodule", "", "accepted, no effect")

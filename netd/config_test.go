@@ -46,6 +46,8 @@ func TestParseFlagsRefuses(t *testing.T) {
 		{"--iface-regex (", "", "invalid --iface-regex \"(\": error parsing regexp: missing closing ): `(`"},
 		{"--etcd-certfile x", "", "invalid --etcd-certfile without --etcd-keyfile or the other way round: give both or neither"},
 		{"--kube-subnet-mgr x", "", `invalid command line: invalid value "x" for flag -kube-subnet-mgr: netd takes leases from etcd only: leave it out: netd --help lists all flags`},
+		{"--cni-interface macvlan", "", `invalid --cni-interface "macvlan": use bridge or ptp`},
+		{"--cni-plugins bandwith", "", `invalid --cni-plugins "bandwith": use bandwidth, tuning or both`},
 		{"", "FLANNELD_IP_MASQ=maybe", `invalid FLANNELD_IP_MASQ="maybe": parse error: correct the variable or unset it`},
 	} {
 		_, _, err := parseConfig(strings.Fields(row.args), []string{row.env})

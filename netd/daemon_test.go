@@ -17,6 +17,7 @@ import (
 )
 
 func TestPodsTalkOverEachBackend(t *testing.T) {
+	t.Parallel()
 	const both = `"EnableIPv6":true,"IPv6Network":"fd05::/48",`
 	for _, row := range []struct{ name, config, mtu string }{
 		{"vxlan", `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`, "1450"},
@@ -85,6 +86,7 @@ func (h *host) leftovers() string {
 }
 
 func TestARestartCutsNoConnectionAndNeedsNoStore(t *testing.T) {
+	t.Parallel()
 	for _, backend := range []string{"vxlan", "host-gw", "wireguard"} {
 		t.Run(backend, func(t *testing.T) {
 			c := newCluster(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"`+backend+`"}}`)
@@ -130,6 +132,7 @@ func TestARestartCutsNoConnectionAndNeedsNoStore(t *testing.T) {
 }
 
 func TestHostsComeAndGoAndMove(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
 	a, b := c.host(1), c.host(2)
 	a.addPod()
@@ -202,6 +205,7 @@ func TestHostsComeAndGoAndMove(t *testing.T) {
 
 // A host that flannel's own words describe, and whose kernel is set up the way flannel does it, is a peer like any other.
 func TestAFlanneldIsAPeer(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
 	a := c.host(1)
 	a.addPod()
@@ -256,6 +260,7 @@ func TestAFlanneldIsAPeer(t *testing.T) {
 }
 
 func TestStartFailsClearly(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
 	for i, row := range []struct {
 		name, config string
@@ -303,6 +308,7 @@ func TestStartFailsClearly(t *testing.T) {
 
 // A VXLAN port that another program has is named.
 func TestPortTaken(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
 	h := c.cable(1)
 	h.Must(func() error {
@@ -351,6 +357,7 @@ PEER         MACHINE   ADDRESS      BACKEND  STATE
 
 // A network of IPv6 alone, which flannel cannot do over etcd: the hosts reach each other's devices.
 func TestIPv6Alone(t *testing.T) {
+	t.Parallel()
 	for _, backend := range []string{"vxlan", "wireguard"} {
 		t.Run(backend, func(t *testing.T) {
 			c := newCluster(t, `{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"`+backend+`"}}`)
@@ -368,5 +375,52 @@ func TestIPv6Alone(t *testing.T) {
 				t.Errorf("subnet file names %q", got)
 			}
 		})
+	}
+}
+
+// What an operator does with netd's own commands, the hosts follow.
+func TestOperatorsCommands(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, "")
+	a := c.cable(1)
+	refused := func(want string, args ...string) {
+		t.Helper()
+		if out, err := a.netd(args...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("netd %v: %s, %v, want %s", args, out, err, want)
+		}
+	}
+	refused("no network is configured", "config")
+	refused("no such file", "config", "nowhere")
+	file := a.path("network")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlna"}}`)
+	refused(`invalid Backend.Type "vxlna": use vxlan, host-gw, wireguard, ipip or alloc`, "config", file)
+	write(`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","Prot":1}}`)
+	refused("invalid keys Backend.Prot: nothing reads them", "config", file)
+	write(`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}` + "\n")
+	if out, err := a.netd("config", file); err != nil || out != "10.5.0.0/16: subnets of /24 from 10.5.1.0 to 10.5.255.0\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+	if out, err := a.netd("config"); err != nil || out != `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`+"\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+	for _, args := range [][]string{{"reserve", "10.5.20.0/24", "192.168.77.1"}, {"reserve", "10.5.21.0/24", "192.168.77.9"}, {"unreserve", "10.5.21.0/24"}} {
+		if out, err := a.netd(args...); err != nil || out != "" {
+			t.Errorf("%v: %q, %v", args, out, err)
+		}
+	}
+	refused(`invalid subnet "10.5.20.1/24": want its first address and length`, "reserve", "10.5.20.1/24", "192.168.77.1")
+	refused(`invalid address "h1"`, "reserve", "10.5.22.0/24", "h1")
+	refused("invalid subnet 10.5.20.0-24: lease 10.5.20.0-24 is 192.168.77.1's", "reserve", "10.5.20.0/24", "192.168.77.2")
+	refused("end the reservation of 10.5.21.0-24: not found", "unreserve", "10.5.21.0/24")
+	refused(`invalid command "confg": netd --help lists all`, "confg")
+	a.start()
+	if got := a.env("FLANNEL_SUBNET"); got != "10.5.20.1/24" {
+		t.Errorf("the host has %s, not what is reserved for it", got)
 	}
 }

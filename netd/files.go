@@ -87,7 +87,11 @@ func (f files) subnetEnv(c network.Config, own network.Lease, mtu int) error {
 // away from a later start's wishes: it asks for the same subnet by the lease in the store.
 func (f files) remove() error {
 	var errs []error
-	for _, p := range []string{f.statePath(), f.c.SubnetFile, f.c.CNIConf} {
+	paths := []string{f.statePath(), f.c.SubnetFile, f.c.CNIConf, f.c.listPath()}
+	if to, err := os.Readlink(cniLink); err == nil && to == f.c.listPath() {
+		paths = append(paths, cniLink)
+	}
+	for _, p := range paths {
 		if p == "" {
 			continue
 		}

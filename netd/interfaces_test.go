@@ -36,6 +36,7 @@ func (h *host) set(dev string, up bool) {
 // Hosts with two interfaces have their overlay on the one that was asked for, need no other, and survive that it goes away for a
 // while.
 func TestTwoInterfaces(t *testing.T) {
+	t.Parallel()
 	for _, row := range []struct{ name, backend, flag, iface, other, mtu string }{
 		{"by name", "vxlan", "--iface=eth1", "eth1", "eth0", "1350"},
 		{"by address", "host-gw", "--iface=192.168.78.%d", "eth1", "eth0", "1400"},

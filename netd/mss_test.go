@@ -5,6 +5,7 @@ import "testing"
 // Workloads that think of their network as larger than it is, and never hear that it is not, still get their streams through the tunnel:
 // what a host forwards begins with segments that fit.
 func TestStreamsFitTheTunnelWhateverTheirEndsThink(t *testing.T) {
+	t.Parallel()
 	const both = `"EnableIPv6":true,"IPv6Network":"fd05::/48",`
 	for _, backend := range []string{"vxlan", "wireguard"} {
 		t.Run(backend, func(t *testing.T) {

@@ -21,7 +21,6 @@ import (
 
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/kv/etcd"
-	"github.com/fleet-init/fleet/internal/network"
 	"github.com/fleet-init/fleet/internal/run"
 	"github.com/fleet-init/fleet/netd/link"
 	"github.com/fleet-init/fleet/netd/overlay"
@@ -39,7 +38,10 @@ func commands() []command {
 		{"", "", "join this host into the network, and stay", daemon},
 		{"status", "[--json] [--probe]", "show this host's lease, backend and peers", status},
 		{"cleanup", "[--release]", "remove all that netd made in the kernel; with --release give the subnet back too", cleanup},
-		{"check-config", "FILE", "check a network configuration before it goes into etcd", checkConfig},
+		{"config", "[FILE]", "show the network's configuration; with a file (- is standard input) check it and store it for all hosts", config},
+		{"check-config", "FILE", "only check one", checkConfig},
+		{"reserve", "SUBNET[,SUBNET6] ADDRESS", "keep a subnet for the host with that address, for good", reserve},
+		{"unreserve", "SUBNET[,SUBNET6]", "end that", unreserve},
 		{"netns", "add|del NAME [PORT:PORT...] | gc [NAME...]", "make or remove a unit's network namespace with an address of this host's subnet", netnsCommand},
 		{"wireguard", "DEVICE MTU DIR", "carry a WireGuard device in user space (started by the daemon)", serveWireGuard},
 	}
@@ -229,62 +231,6 @@ func dialEtcd(c Config) (*clientv3.Client, error) {
 		return nil, fmt.Errorf("make an etcd client: %w", err)
 	}
 	return client, nil
-}
-
-func cleanup(ctx context.Context, c Config, args []string, out io.Writer) error {
-	kernel, err := openKernel(c, func(*exec.Cmd) {})
-	if err != nil {
-		return err
-	}
-	defer kernel.Close()
-	rep, err := link.New(kernel).Clean(ctx)
-	for _, s := range rep.Steps {
-		fmt.Fprintln(out, s)
-	}
-	if err != nil {
-		return err
-	}
-	if err := (files{c: c}).remove(); err != nil {
-		return err
-	}
-	if len(args) == 0 || args[0] != "--release" {
-		return nil
-	}
-	machine, err := machineID(c.MachineIDFile)
-	if err != nil {
-		return err
-	}
-	client, err := dialEtcd(c)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	return subnet.NewKeeper(subnet.Options{Store: etcd.New(client), Prefix: strings.TrimRight(c.EtcdPrefix, "/"), Machine: machine, Log: logger(c)}).Release(ctx)
-}
-
-func checkConfig(_ context.Context, _ Config, args []string, out io.Writer) error {
-	if len(args) != 1 {
-		return &fleet.InvalidError{What: "check-config without a file", Hint: "netd check-config FILE"}
-	}
-	b, err := os.ReadFile(args[0])
-	if err != nil {
-		return err
-	}
-	nc, unknown, err := subnet.ParseConfig(b)
-	if err != nil {
-		return err
-	}
-	if len(unknown) > 0 {
-		return &fleet.InvalidError{What: "keys " + strings.Join(unknown, ", "), Hint: "nothing reads them: correct or remove them"}
-	}
-	for _, p := range []network.Pool{nc.V4, nc.V6} {
-		if p.On() {
-			fmt.Fprintf(out, "%s: subnets of /%d from %s to %s\n", p.Network, p.SubnetLen, p.Min, p.Max)
-		}
-	}
-	return nil
 }
 
 func serveWireGuard(parent context.Context, c Config, args []string, _ io.Writer) error {

@@ -35,6 +35,11 @@ func listen(c Config, n *node) (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for status: %w", err)
 	}
+	// For our own group, fleetd's.
+	if err := os.Chmod(c.socket(), 0o660); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("listen for status: %w", err)
+	}
 	s := &server{listeners: []net.Listener{l}, handler: routes(n)}
 	if c.HealthPort != 0 {
 		at := net.JoinHostPort(c.HealthIP.String(), strconv.Itoa(c.HealthPort))

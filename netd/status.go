@@ -220,6 +220,8 @@ func show(out io.Writer, s Status, now time.Time) error {
 			state = "answers in " + p.RTT.Round(time.Microsecond).String()
 		case !p.Handshake.IsZero():
 			state = "handshake " + now.Sub(p.Handshake).Round(time.Second).String() + " ago"
+		case s.Backend == network.WireGuard:
+			state = "no handshake yet: nothing was sent"
 		}
 		machine := p.Machine
 		if len(machine) > 8 {

@@ -409,7 +409,7 @@ func BenchmarkOnePeerMore(b *testing.B) {
 type nop struct{}
 
 func (nop) Observe(context.Context, Ask) (State, error) { return State{}, nil }
-func (nop) Do(_ context.Context, s []Step) []error                 { return make([]error, len(s)) }
+func (nop) Do(_ context.Context, s []Step) []error      { return make([]error, len(s)) }
 
 // A plan from disk may know less than the kernel: it adds and takes nothing away.
 func TestKeepOthers(t *testing.T) {

@@ -195,7 +195,7 @@ func (r *rig) peers(h *host.Host) (ips []string, backend string, err error) {
 // taken are the addresses in the books of a host's address plugin.
 func (r *rig) taken(h *host.Host) []string {
 	r.t.Helper()
-	out, err := h.Sh(r.ctx, "cd /run/netd/cni/addresses/netd 2>/dev/null && ls | grep '^[0-9]' || true")
+	out, err := h.Sh(r.ctx, "cd /run/fleet-netns/addresses/netd 2>/dev/null && ls | grep '^[0-9]' || true")
 	r.must(err)
 	return strings.Fields(out)
 }
@@ -239,11 +239,7 @@ func TestUnitsOnTheOverlay(t *testing.T) {
 	})
 	r.sub("by a netd of little power", func(r *rig) {
 		for _, h := range r.Hosts() {
-			// CAP_NET_ADMIN and CAP_NET_RAW are bits 12 and 13.
-			out := h.Must(r.t, "sh", "-c", "grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/$(systemctl show --value -p MainPID netd.service)/status")
-			if strings.Join(strings.Fields(out), " ") != "CapEff: 0000000000003000 NoNewPrivs: 1 Seccomp: 2" {
-				r.t.Errorf("%s: %s", h.Name, out)
-			}
+			r.littlePower(h)
 		}
 	})
 	r.sub("over netd's end and new start", func(r *rig) {
@@ -272,8 +268,8 @@ func TestUnitsOnTheOverlay(t *testing.T) {
 	})
 	r.sub("over WireGuard", func(r *rig) {
 		for _, h := range r.Hosts() {
-			// The nodes of a container's /dev are not all there.
-			h.Must(r.t, "sh", "-c", "mkdir -p /dev/net && [ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200")
+			// The nodes of a container's /dev are not all there; udev lets everybody open this one.
+			h.Must(r.t, "sh", "-c", "mkdir -p /dev/net && { [ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200; } && chmod 666 /dev/net/tun")
 		}
 		r.backend(`{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}`, "wireguard")
 		r.talk(at, ip)
@@ -294,6 +290,35 @@ func TestUnitsOnTheOverlay(t *testing.T) {
 		}
 		r.talk(r.once(units...), r.addresses(units...))
 	})
+}
+
+// littlePower looks at what netd may do, and tries what it may not: with its user, its capabilities and its view of the files, as far as
+// a shell can have them.
+func (r *rig) littlePower(h *host.Host) {
+	r.t.Helper()
+	// CAP_NET_ADMIN and CAP_NET_RAW are bits 12 and 13.
+	out := h.Must(r.t, "sh", "-c", "grep -E '^(CapBnd|CapEff|NoNewPrivs|Seccomp):' /proc/$(systemctl show --value -p MainPID netd.service)/status; ps -o user= -p $(systemctl show --value -p MainPID netd.service)")
+	if got := strings.Join(strings.Fields(out), " "); got != "CapEff: 0000000000003000 CapBnd: 0000000000003000 NoNewPrivs: 1 Seccomp: 2 netd" {
+		r.t.Errorf("%s: %s", h.Name, got)
+	}
+	for what, line := range map[string]string{
+		"the passwords":          "cat /etc/shadow",
+		"fleetd's state":         "ls /var/lib/fleet/",
+		"a file of the host's":   "touch /etc/hello",
+		"the units of the host":  "touch /run/systemd/system/hello.service",
+		"the API, as the user":   "fleetctl list-units",
+		"another user's process": "kill -0 1",
+	} {
+		// In the mounts and with the powers of netd's own process.
+		enter := "nsenter --mount --target $(systemctl show --value -p MainPID netd.service) setpriv --reuid netd --regid fleet-store --clear-groups " +
+			"--inh-caps=-all,+net_admin,+net_raw --ambient-caps=-all,+net_admin,+net_raw --bounding-set=-all,+net_admin,+net_raw --no-new-privs "
+		if out, err := h.Sh(r.ctx, enter+line); err == nil {
+			r.t.Errorf("netd on %s reaches %s: %s", h.Name, what, out)
+		}
+		if _, err := h.Sh(r.ctx, enter+"cat /var/lib/netd/state.json"); err != nil {
+			r.t.Errorf("netd on %s does not reach its own file: %v", h.Name, err)
+		}
+	}
 }
 
 // published reaches echo@1 on host one and echo@2 with address ip on host two by their ports.
@@ -318,12 +343,16 @@ func (r *rig) published(one, two *host.Host, ip string) {
 	}
 }
 
-// clash asks for the port of echo@1 on its host.
+// clash asks for the port of echo@1 on its host, which the engine refuses, and for one that a program of the host has, which only the
+// host can know: fleetd's own port for other hosts.
 func (r *rig) clash(h *host.Host) {
 	r.t.Helper()
 	r.write(r.Host(1), map[string]string{"clash.service": service(fixed(h) + "Network=overlay\nPublish=8001:7000\n")})
+	r.refused(r.Host(1), 1, []string{"port 8001/tcp is published there by echo@1.service"}, "start", "clash.service")
+	r.ctl(r.Host(1), "destroy", "clash.service")
+	r.write(r.Host(1), map[string]string{"clash.service": service(fixed(h) + "Network=overlay\nPublish=2378:7000\n")})
 	r.refused(r.Host(1), 1, []string{"journalctl -u fleet-netns@clash.service"}, "start", "clash.service")
-	r.journalSays(h, "fleet-netns@clash.service.service", "port 8001/tcp of this host is published by echo@1.service already")
+	r.journalSays(h, "fleet-netns@clash.service.service", "port 2378/tcp of this host is taken by a program that listens on it")
 	r.ctl(r.Host(1), "destroy", "clash.service")
 }
 
@@ -348,7 +377,7 @@ func (r *rig) comeAndGo(h *host.Host, unit, ip string) {
 	r.ctl(r.Host(1), "stop", unit)
 	keeps()
 	r.wait("its namespace to be gone", func() error {
-		out, err := h.Run(r.ctx, "ls", "/run/netns", "/run/netd/units")
+		out, err := h.Run(r.ctx, "ls", "/run/netns", "/run/fleet-netns/units")
 		if err == nil && strings.Contains(out, unit) {
 			err = errors.New(out)
 		}
