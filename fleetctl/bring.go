@@ -227,7 +227,7 @@ func (a *app) carryOut(ctx context.Context, w *watcher, changes []change, v verb
 	}
 	for i := range changes {
 		c := &changes[i]
-		c.goal.changed = c.set != nil
+		c.goal.changed = c.set != nil || c.goal.orders != nil
 		switch {
 		case refused[i] != nil:
 			code = a.refused(v.doing, refused[i])
@@ -235,7 +235,7 @@ func (a *app) carryOut(ctx context.Context, w *watcher, changes []change, v verb
 		case c.goal.target == fleet.Inactive:
 			a.printf("Unit %s inactive\n", c.goal.name) // stored is all that submit wants
 		default:
-			if c.goal.changed {
+			if c.set != nil {
 				a.triggered(c.goal)
 			}
 			goals = append(goals, &c.goal)

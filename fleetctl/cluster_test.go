@@ -54,7 +54,7 @@ func newCluster(tb testing.TB, socket string) *cluster {
 func (c *cluster) serve(tb testing.TB) {
 	log := slog.New(slog.DiscardHandler)
 	ctx, cancel := context.WithCancel(c.ctx)
-	server := api.NewServer(ctx, api.NewHandler(api.Config{Registry: c.reg, Explain: explain, Version: "1.2.3", Journal: c.journal.read, Network: c.network}), log)
+	server := api.NewServer(ctx, api.NewHandler(api.Config{Registry: c.reg, Explain: explain, Restart: c.reg.Restart, Version: "1.2.3", Journal: c.journal.read, Network: c.network}), log)
 	l, err := net.Listen("unix", c.socket)
 	if err != nil {
 		tb.Fatal(err)
@@ -219,12 +219,13 @@ func (c *cluster) carryOut(o registry.Orders, known map[unit.Name]fleet.Observat
 	for _, name := range slices.Sorted(maps.Keys(o.Placements)) {
 		p := o.Placements[name]
 		old, loaded := known[name]
-		if loaded && old.Hash == p.Hash && old.Launched == (p.Target == fleet.Launched) && old.Reason == "" {
+		if loaded && old.Hash == p.Hash && old.Launched == (p.Target == fleet.Launched) && old.Reason == "" &&
+			old.Restarted >= o.Restarts[name] {
 			continue
 		}
 		*now = now.Add(time.Second)
 		s := fleet.Observation{Unit: name, Machine: p.Machine, Hash: p.Hash, Load: "loaded", Active: "inactive", Sub: "dead", Result: "success",
-			Order: p.Rev}
+			Order: p.Rev, Restarted: o.Restarts[name]}
 		if loaded {
 			s.Since = *now
 		}

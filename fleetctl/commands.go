@@ -101,9 +101,10 @@ func changing() []command {
 			about:   submitsToo,
 			example: "fleetctl load backup.service backup.timer"},
 		{name: "restart", args: "UNIT...", summary: "Stop units and start them again on the machines they are on", run: restart, completes: []string{"units", "files"},
-			flags:   []string{"block-attempts"},
-			about:   submitsToo,
-			example: "fleetctl restart web@1.service"},
+			flags: append([]string{"machine"}, blocking()...),
+			about: "A global unit is restarted on every machine that has it, or on those of --machine (several with commas). Units that\n" +
+				"do not run are started, but for inactive ones.\n" + submitsToo,
+			example: "fleetctl restart --machine=1f2e3d4c logs.service"},
 		{name: "start", args: "UNIT...", summary: "Start units somewhere in the cluster", run: start, completes: []string{"units", "files"},
 			flags: append([]string{"replace"}, blocking()...), quiet: []string{"sign"},
 			about: submitsToo + "\nWaits until systemd calls each unit active, or says that it failed. With --replace a changed text goes\n" +

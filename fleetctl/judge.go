@@ -19,6 +19,7 @@ type goal struct {
 	changed bool                     // this command wrote it; else it was as wished before
 	rev     int64                    // of the unit's record as it was found, or as this command wrote it
 	base    map[string]api.UnitState // by machine, as they were before
+	orders  map[string]int64         // restart: the order's number by machine
 }
 
 // A verdict says how far a unit is.
@@ -63,6 +64,8 @@ func judge(w *api.World, g *goal) verdict {
 			return verdict{kind: done}
 		}
 		return verdict{kind: waiting}
+	case g.orders != nil:
+		return judgeRestart(w, u, g, states)
 	case g.global:
 		return judgeGlobal(u, g, states)
 	}
@@ -75,6 +78,38 @@ func judge(w *api.World, g *goal) verdict {
 	v := judgeOne(u, g, u.MachineID, states)
 	v.machine = u.MachineID
 	return v
+}
+
+// judgeRestart is done when the unit is up again on every machine that was ordered to restart it. One that it has left since, or that is gone,
+// does not count: where it went it was started anew, which start waits for.
+func judgeRestart(w *api.World, u api.Unit, g *goal, states map[string]api.UnitState) verdict {
+	sum := verdict{kind: done, machine: u.MachineID}
+	for m, number := range g.orders {
+		_, here := w.Machines[fleet.MachineID(m)]
+		s, has := states[m]
+		switch {
+		case !here || g.global && !has:
+			continue
+		case !g.global && u.MachineID != m:
+			moved := *g
+			moved.orders = nil
+			return judge(w, &moved)
+		case s.Restarted < number && s.Reason != "" && s.Reason != g.base[m].Reason:
+			return verdict{kind: failed, machine: m, what: "could not restart", why: s.Reason}
+		case s.Restarted < number:
+			sum.kind = waiting
+			continue
+		}
+		v := judgeOne(u, g, m, states)
+		if v.kind == failed {
+			v.machine = m
+			return v
+		}
+		if v.kind != done {
+			sum.kind = v.kind
+		}
+	}
+	return sum
 }
 
 // judgeGlobal is done when every machine that has the unit is. Which machines fit is the engine's to say: until it has placed
