@@ -3,8 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,8 +29,9 @@ func begin() {
 	if err == nil {
 		words, err = commandLine()
 	}
-	// A timer of the kernel's, not a sleep in a goroutine of a busy runtime: it ends with exec.
-	dead := time.AfterFunc(patience, func() { restart(fmt.Errorf("not done after %v", patience)) })
+	// It ends with exec; from there on the watchdog counts.
+	limit := patienceOf(words)
+	dead := time.AfterFunc(limit, func() { restart(fmt.Errorf("not done after %v", limit)) })
 	if err == nil {
 		err = boot(words)
 	}
@@ -43,7 +44,8 @@ func begin() {
 
 // restart says why and starts the machine anew.
 func restart(err error) {
-	say("cannot boot: %v; restarting", err)
+	// An error's level: "quiet" on the command line lets only those through to the console.
+	kmsg(3, "cannot boot: %v; restarting", err)
 	time.Sleep(reading)
 	unix.Sync()
 	for {
@@ -52,11 +54,12 @@ func restart(err error) {
 	}
 }
 
-// say writes to the kernel's log, which goes to every console.
-func say(format string, a ...any) {
-	line := "<4>fleet-init: " + fmt.Sprintf(format, a...) + "\n"
+// say writes to the kernel's log.
+func say(format string, a ...any) { kmsg(5, format, a...) }
+
+func kmsg(level int, format string, a ...any) {
 	if f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0); err == nil {
-		_, _ = io.WriteString(f, line)
+		_, _ = fmt.Fprintf(f, "<%d>fleet-init: "+format+"\n", append([]any{level}, a...)...)
 		_ = f.Close()
 	}
 }
@@ -83,6 +86,14 @@ func commandLine() (map[string]string, error) {
 		return nil, err
 	}
 	return parseWords(string(b)), nil
+}
+
+// patienceOf is fleet.patience= in seconds, for machines whose disks take long, and for drills.
+func patienceOf(words map[string]string) time.Duration {
+	if n, err := strconv.Atoi(words["fleet.patience"]); err == nil && n > 0 {
+		return time.Duration(n) * time.Second
+	}
+	return patience
 }
 
 func parseWords(s string) map[string]string {

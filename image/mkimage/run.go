@@ -27,6 +27,7 @@ type options struct {
 	esp     int64
 	state   int64
 
+	trust     string // root metadata of releases
 	key, cert string // for Secure Boot
 	tree      bool   // only the root tree
 	relock    bool
@@ -51,6 +52,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f.StringVar(&o.words, "options", defaultWords, "the kernel's command line")
 	slot, esp, state := f.Int64("slot-size", 384, "MiB of each slot"), f.Int64("esp-size", 96, "MiB of the ESP"),
 		f.Int64("state-size", 256, "MiB of the state partition in the image; it grows to the disk's end at the first boot")
+	f.StringVar(&o.trust, "trust", "", "root.json of the releases that hosts with this image take (update-engine keys root)")
 	f.StringVar(&o.key, "sb-key", "", "private key for Secure Boot (PEM)")
 	f.StringVar(&o.cert, "sb-cert", "", "its certificate (PEM)")
 	f.BoolVar(&o.tree, "tree", false, "make the root tree only")

@@ -147,7 +147,12 @@ func (b *builder) report(w io.Writer) error {
 		}
 		fmt.Fprintf(w, "%s  %7.1f MiB  %s\n", s[:16], float64(info.Size())/mib, p)
 	}
-	fmt.Fprintf(w, "roothash=%s hash-at=%d\n\n", b.hash, b.hashAt)
+	// What update-engine publish wants to know of the image.
+	note := fmt.Sprintf("roothash=%s hash-at=%d\n", b.hash, b.hashAt)
+	if err := os.WriteFile(b.result("usr-%s.env"), []byte(note), 0o644); err != nil {
+		return err
+	}
+	fmt.Fprintln(w, note)
 	largest := slices.Clone(b.lock.packages)
 	slices.SortStableFunc(largest, func(a, c pkg) int { return c.size - a.size })
 	total := 0

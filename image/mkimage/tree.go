@@ -155,7 +155,11 @@ func (b *builder) debian() error {
 // root lays our files over Debian's.
 func (b *builder) root() error {
 	finish := filepath.Join(b.source, "finish.sh")
-	key, err := digest([]string{filepath.Base(b.base), b.version, strconv.FormatInt(b.epoch, 10)}, b.install, filepath.Join(b.source, "files"), finish)
+	from := []string{b.install, filepath.Join(b.source, "files"), finish}
+	if b.trust != "" {
+		from = append(from, b.trust)
+	}
+	key, err := digest([]string{filepath.Base(b.base), b.version, strconv.FormatInt(b.epoch, 10)}, from...)
 	if err != nil {
 		return err
 	}
@@ -166,6 +170,11 @@ func (b *builder) root() error {
 		}
 		for _, from := range []string{b.install, filepath.Join(b.source, "files")} {
 			if err := b.call("cp", "-r", "--no-preserve=ownership", "--preserve=mode,links", from+"/.", fresh); err != nil {
+				return err
+			}
+		}
+		if b.trust != "" {
+			if err := b.call("install", "-m", "644", b.trust, filepath.Join(fresh, "usr/share/fleet/root.json")); err != nil {
 				return err
 			}
 		}

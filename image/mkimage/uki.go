@@ -117,7 +117,7 @@ func (b *builder) initramfs(to string) error {
 	if err := os.WriteFile(to+".cpio", a.end(), 0o644); err != nil {
 		return err
 	}
-	return b.call("zstd", "-q", "-19", "-T1", "--no-progress", to+".cpio", "-o", to)
+	return b.call("zstd", "-q", "-12", "-T1", "--no-progress", to+".cpio", "-o", to)
 }
 
 // archive is a cpio archive in the form "newc", all its files root's.

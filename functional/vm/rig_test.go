@@ -1,0 +1,169 @@
+package vm
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/fleet-init/fleet/functional/host"
+)
+
+// first and second are the releases that build.sh makes images of; those that fail are the second under other names, with other words
+// for the kernel.
+const first, second = "0.1.0", "0.2.0"
+
+// rig is a VM from the first release's image beside nspawn hosts, and a directory of releases that it can reach.
+type rig struct {
+	*VM
+	t        *testing.T
+	ctx      context.Context
+	c        *host.Cluster
+	images   string // what mkimage made
+	releases string // served at url
+	url      string
+	engine   string // the command update-engine, out here
+}
+
+func newRig(t *testing.T, hosts int) *rig {
+	t.Helper()
+	images := os.Getenv("FLEET_IMAGE")
+	if images == "" {
+		t.Skip("FLEET_IMAGE is not set: ./build.sh test makes images and sets it")
+	}
+	if err := Missing(); err != nil {
+		t.Fatal(err)
+	}
+	install := host.Installed(t)
+	c := host.ForTest(t, host.Options{Hosts: hosts, Install: install, Files: host.FleetFiles(hosts, "")})
+	r := &rig{t: t, ctx: host.Context(t), c: c, images: images, releases: t.TempDir(), engine: filepath.Join(install, "usr/bin/update-engine")}
+	r.makeKeys()
+	r.serve()
+	v, err := New(r.ctx, c, t.TempDir(), filepath.Join(images, "fleet-"+first+".raw"), 2<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.VM = v
+	t.Cleanup(func() {
+		v.Kill()
+		if t.Failed() {
+			text, _ := os.ReadFile(v.path("console.log"))
+			t.Logf("the end of the VM's console:\n%s", host.Tail(string(text), 80))
+		}
+	})
+	return r
+}
+
+// out runs update-engine out here, in the folder of the keys.
+func (r *rig) out(args ...string) {
+	r.t.Helper()
+	cmd := exec.CommandContext(r.ctx, r.engine, args...)
+	cmd.Dir = r.releases
+	if text, err := cmd.CombinedOutput(); err != nil {
+		r.t.Fatalf("update-engine %s: %v: %s", strings.Join(args, " "), err, text)
+	}
+}
+
+func (r *rig) makeKeys() {
+	r.t.Helper()
+	for _, k := range []string{"root", "targets", "online"} {
+		r.out("keys", "new", k)
+	}
+	r.out("keys", "init", "dir", "--root", "root", "--targets", "targets", "--online", "online")
+}
+
+// publish makes the second image a release of that version, whose kernel gets more words.
+func (r *rig) publish(version, words string) {
+	r.t.Helper()
+	hash, at := r.verity(second)
+	r.out("publish", "dir", "--keys", "targets,online", "--version", version, "--usr", filepath.Join(r.images, "usr-"+second+".img"),
+		"--uki", filepath.Join(r.images, "fleet-"+second+".efi"), "--base", filepath.Join(r.images, "usr-"+first+".img"),
+		"--base", filepath.Join(r.images, "usr-"+second+".img"), "--roothash", hash, "--hash-at", at,
+		"--options", strings.TrimSpace("console=tty0 console=ttyS0 quiet panic=5 oops=panic rw systemd.gpt_auto=no "+words))
+}
+
+// verity reads what mkimage noted beside an image.
+func (r *rig) verity(version string) (hash, at string) {
+	r.t.Helper()
+	text, err := os.ReadFile(filepath.Join(r.images, "usr-"+version+".env"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := fmt.Sscanf(string(text), "roothash=%s hash-at=%s", &hash, &at); err != nil {
+		r.t.Fatalf("%q: %v", text, err)
+	}
+	return hash, at
+}
+
+// serve is the web server of the releases, on the bridge.
+func (r *rig) serve() {
+	r.t.Helper()
+	var l net.Listener
+	err := r.c.InNetwork(func() (err error) {
+		l, err = new(net.ListenConfig).Listen(r.ctx, "tcp", gateway+":0")
+		return err
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.FileServer(http.Dir(r.releases))}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	r.t.Cleanup(func() {
+		_ = s.Close()
+		<-done
+	})
+	r.url = "http://" + l.Addr().String() + "/dir"
+}
+
+// must runs a script in the VM and fails the test if it fails.
+func (r *rig) must(script string) string {
+	r.t.Helper()
+	out, err := r.Run(r.ctx, script)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+// until repeats a script in the VM until it succeeds.
+func (r *rig) until(what, script string) string {
+	r.t.Helper()
+	out, err := r.Poll(r.ctx, what, script)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+// login waits for the next boot's shell.
+func (r *rig) login() string {
+	r.t.Helper()
+	said, err := r.Login(r.ctx)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return said
+}
+
+// config is the file that a host of the cluster gets that is not its first.
+func (r *rig) config() string {
+	text := host.FleetFiles(3, "")(3)["/etc/fleet/fleet.conf"]
+	for _, h := range r.c.Hosts() {
+		text = strings.ReplaceAll(text, h.Name, h.IP) // the VM has no file of their names
+	}
+	return text
+}
+
+// root is the root metadata of the releases.
+func (r *rig) root() (string, error) {
+	cmd := exec.CommandContext(r.ctx, r.engine, "keys", "root", "dir")
+	cmd.Dir = r.releases
+	text, err := cmd.Output()
+	return string(text), err
+}
