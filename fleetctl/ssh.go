@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,7 +30,7 @@ func sshTo(ctx context.Context, a *app, args []string) int {
 	}
 	command := strings.Join(rest, " ")
 	if command == "" && len(names) > 1 {
-		return a.fail("Unable to proceed: the unit is on %d machines: name one with --machine, or give a command to run on each", len(names))
+		return a.fail("Unable to proceed: the unit is on %d machines: name one with --unit %s --machine ID, or give a command to run on each", len(names), cmp.Or(a.opts.unit, strings.Join(args, " ")))
 	}
 	d := a.dialer()
 	defer d.Close()
@@ -51,14 +52,14 @@ func legendOf(m api.Machine) string {
 
 // sshTargets finds the machines meant, and the command. The first word is a machine or a unit unless a flag says which it is.
 func (a *app) sshTargets(ctx context.Context, args []string) ([]api.Machine, []string, error) {
-	if a.opts.machine != "" && a.opts.unit != "" {
-		return nil, nil, errors.New("--machine and --unit name a machine each: give one of them")
-	}
 	units, machines, err := a.client.Units(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	switch {
+	case a.opts.machine != "" && a.opts.unit != "":
+		m, err := a.oneOf(ctx, units, machines)
+		return []api.Machine{m}, args, err
 	case a.opts.machine != "":
 		m, err := findMachine(machines, a.opts.machine)
 		return []api.Machine{m}, args, err
@@ -81,6 +82,23 @@ func (a *app) sshTargets(ctx context.Context, args []string) ([]api.Machine, []s
 		return nil, nil, notUnit
 	}
 	return nil, nil, fmt.Errorf("%q is neither a machine nor a unit: fleetctl list-machines and list-units show what there is", args[0])
+}
+
+// oneOf finds the machine that --machine chooses of those that have the global unit --unit.
+func (a *app) oneOf(ctx context.Context, units []api.Unit, machines []api.Machine) (api.Machine, error) {
+	i := slices.IndexFunc(units, func(u api.Unit) bool { return isNamed(u, a.opts.unit) })
+	if i >= 0 && !units[i].Global {
+		return api.Machine{}, errors.New("--machine and --unit name a machine each: give one of them")
+	}
+	found, err := a.machinesOf(ctx, units, a.opts.unit)
+	if err != nil {
+		return api.Machine{}, err
+	}
+	m, err := findMachine(machines, a.opts.machine)
+	if err == nil && !slices.ContainsFunc(found, func(f api.Machine) bool { return f.ID == m.ID }) {
+		err = fmt.Errorf("unit %s is not on machine %s", units[i].Name, legendOf(m))
+	}
+	return m, err
 }
 
 func isNamed(u api.Unit, word string) bool {
