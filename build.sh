@@ -61,7 +61,7 @@ need_hosts() {
 # The commands there are, of those this project has.
 commands() {
 	local dir
-	for dir in fleetd fleetctl netd update-engine; do
+	for dir in fleetd fleetd/fleet-guard fleetctl netd update-engine; do
 		[[ ! -e $dir/main.go ]] || echo "./$dir"
 	done
 }
@@ -104,10 +104,10 @@ install_to() {
 ./build.sh install DESTDIR ('/' for this machine)"
 	build
 	for f in $(commands); do
-		install -D -m 755 "bin/${f#./}" "$dest/usr/bin/${f#./}"
+		install -D -m 755 "bin/${f##*/}" "$dest/usr/bin/${f##*/}"
 	done
 	plugins "$dest/usr/lib/cni"
-	for f in units/*.service units/*.socket; do
+	for f in units/*.service units/*.socket units/*.target; do
 		install -D -m 644 "$f" "$dest/usr/lib/systemd/system/${f#units/}"
 	done
 	# Scripts, cloud-configs and drop-ins of old say fleet.service, also before anybody has enabled ours.

@@ -44,6 +44,8 @@ func law() []rule {
 			"placement is decided from values; a store or a clock in here could not be replayed from a seed"},
 		{"fleetd/agent", vocabulary, nil,
 			"the agent is tested with a fake systemd and a fake registry: it sees both only through its interfaces"},
+		{"fleetd/guard", nil, []string{"golang.org/x/sys"}, "what stops exclusive units must not hang on anything that can fail with fleetd"},
+		{"fleetd/fleet-guard", []string{"fleetd/guard", "internal/run"}, nil, "a process of its own, as small as can be"},
 		{"fleetd/member", vocabulary, append([]string{"golang.org/x/sys", "github.com/prometheus/"}, etcd...),
 			"the member is the only place that runs etcd; what is stored in it is the registry's affair"},
 

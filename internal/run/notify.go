@@ -52,6 +52,9 @@ func (n Notifier) Reloading() error {
 	return n.send(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000))
 }
 
+// Say sends lines that systemd reads, VARIABLE=value each: what the other methods have no words for.
+func (n Notifier) Say(state string) error { return n.send(state) }
+
 // Extend asks for more time to start or stop than the unit's time-out gives: that much from now on.
 func (n Notifier) Extend(d time.Duration) error {
 	return n.send(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", d.Microseconds()))
