@@ -18,8 +18,8 @@ var (
 	ErrUnavailable = errors.New("store unavailable")
 	// ErrTooLarge: the request is over one of the store's limits.
 	ErrTooLarge = errors.New("request too large")
-	// ErrForbidden: the store does not let this host do that, which has no vote.
-	ErrForbidden = errors.New("not for a host without a vote: ask a voter")
+	// ErrForbidden: the store does not let this host do that: it has no vote, or its user at an etcd elsewhere no right.
+	ErrForbidden = errors.New("the store does not allow this host to do that; where the host has no vote, do it on one that has")
 	// ErrNoSpace: the store's space quota is used up.
 	ErrNoSpace = errors.New("store out of space")
 )

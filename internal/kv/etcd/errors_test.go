@@ -39,7 +39,7 @@ func TestErrorKinds(t *testing.T) {
 		{rpctypes.ErrGRPCRequestTooLarge, kv.ErrTooLarge},
 		{rpctypes.ErrGRPCTooManyOps, kv.ErrTooLarge},
 		{status.Error(codes.ResourceExhausted, "trying to send message larger than max (4 vs. 2)"), kv.ErrTooLarge},
-		{rpctypes.ErrGRPCPermissionDenied, nil},
+		{rpctypes.ErrGRPCPermissionDenied, kv.ErrForbidden},
 		{rpctypes.ErrGRPCCorrupt, nil},
 	}
 	for _, row := range rows {
