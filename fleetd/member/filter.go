@@ -47,10 +47,22 @@ func within(spans []Span, from, to []byte) bool {
 type claims struct {
 	keys   []string
 	values [][]byte // what it writes there; nil: it deletes
+	known  []string // keys that it may read if it knows of them rightly
 }
 
 // reads, writes and deletes check one operation; a key of Mine is noted in c.
 func (a Access) reads(from, to []byte) bool { return within(a.Read, from, to) }
+
+func (a Access) gets(r *pb.RangeRequest, c *claims) bool {
+	if a.reads(r.Key, r.RangeEnd) {
+		return true
+	}
+	if len(r.RangeEnd) > 0 || !within(a.Known, r.Key, nil) {
+		return false
+	}
+	c.known = append(c.known, string(r.Key))
+	return true
+}
 
 func (a Access) puts(r *pb.PutRequest, c *claims) bool {
 	if r.PrevKv && !a.reads(r.Key, nil) {
@@ -73,7 +85,7 @@ func (a Access) deletes(r *pb.DeleteRangeRequest, c *claims) bool {
 	if within(a.Write, r.Key, r.RangeEnd) {
 		return true
 	}
-	if len(r.RangeEnd) > 0 || !within(a.Mine, r.Key, nil) {
+	if len(r.RangeEnd) > 0 || !within(a.Mine, r.Key, nil) && !within(a.Drop, r.Key, nil) {
 		return false
 	}
 	c.keys, c.values = append(c.keys, string(r.Key)), append(c.values, nil)
@@ -92,7 +104,7 @@ func (a Access) txn(r *pb.TxnRequest, c *claims) bool {
 			ok := false
 			switch o := op.Request.(type) {
 			case *pb.RequestOp_RequestRange:
-				ok = a.reads(o.RequestRange.Key, o.RequestRange.RangeEnd)
+				ok = a.gets(o.RequestRange, c)
 			case *pb.RequestOp_RequestPut:
 				ok = a.puts(o.RequestPut, c)
 			case *pb.RequestOp_RequestDeleteRange:
@@ -112,7 +124,7 @@ func (a Access) txn(r *pb.TxnRequest, c *claims) bool {
 func (a Access) allows(method string, req any, c *claims) bool {
 	switch r := req.(type) {
 	case *pb.RangeRequest:
-		return strings.HasSuffix(method, "/Range") && a.reads(r.Key, r.RangeEnd)
+		return strings.HasSuffix(method, "/Range") && a.gets(r, c)
 	case *pb.PutRequest:
 		return a.puts(r, c)
 	case *pb.DeleteRangeRequest:
@@ -145,6 +157,11 @@ func (f filter) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 	var c claims
 	if !a.allows(info.FullMethod, req, &c) {
 		return nil, rpctypes.ErrGRPCPermissionDenied
+	}
+	for _, key := range c.known {
+		if a.MayKnow != nil && !a.MayKnow(ctx, key) {
+			return nil, rpctypes.ErrGRPCPermissionDenied
+		}
 	}
 	for i, key := range c.keys {
 		now, err := f.value(ctx, key)

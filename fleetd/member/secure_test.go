@@ -111,6 +111,8 @@ func (a *authority) secure(hosts ...*host) {
 				case "host":
 					own := "/m/" + c.Subject.CommonName
 					return Access{Read: []Span{{From: "/m/", To: "/m0"}}, Write: []Span{{From: own}}, Mine: []Span{{From: "/subnets/", To: "/subnets0"}},
+						Known: []Span{{From: "/texts/", To: "/texts0"}}, Drop: []Span{{From: "/holders/", To: "/holders0"}},
+						MayKnow:  func(_ context.Context, key string) bool { return key == "/texts/placed" },
 						MineText: c.Subject.CommonName}, nil
 				}
 				return Access{}, errors.New("no business here")
@@ -232,7 +234,9 @@ func heldToItsOwn(t *testing.T, standBy, voter *host) {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	own := "/m/" + standBy.client()
-	voter.put("/secret", "s")
+	for key, value := range map[string]string{"/secret": "s", "/texts/placed": "t", "/texts/other": "t", "/holders/a": "held by " + standBy.client(), "/holders/b": "x"} {
+		voter.put(key, value)
+	}
 	voter.put("/subnets/theirs", "someone else")
 	lease, err := c.Grant(ctx, 60)
 	if err != nil {
@@ -258,6 +262,12 @@ func heldToItsOwn(t *testing.T, standBy, voter *host) {
 		{"renew its subnet", true, func() error { _, err := c.Put(ctx, "/subnets/mine", "still of "+standBy.client()); return err }},
 		{"give it back", true, func() error { _, err := c.Delete(ctx, "/subnets/mine"); return err }},
 		{"revoke its lease", true, func() error { _, err := c.Revoke(ctx, lease.ID); return err }},
+		{"read a text that is placed on it", true, func() error { _, err := c.Get(ctx, "/texts/placed"); return err }},
+		{"read another text", false, func() error { _, err := c.Get(ctx, "/texts/other"); return err }},
+		{"read all texts", false, func() error { _, err := c.Get(ctx, "/texts/", clientv3.WithPrefix()); return err }},
+		{"let go what it holds", true, func() error { _, err := c.Delete(ctx, "/holders/a"); return err }},
+		{"let go for another", false, func() error { _, err := c.Delete(ctx, "/holders/b"); return err }},
+		{"hold", false, func() error { _, err := c.Put(ctx, "/holders/c", standBy.client()); return err }},
 		{"read a secret", false, func() error { _, err := c.Get(ctx, "/secret"); return err }},
 		{"read everything", false, func() error { _, err := c.Get(ctx, "\x00", clientv3.WithFromKey()); return err }},
 		{"read in a transaction", false, func() error { _, err := c.Txn(ctx).Then(clientv3.OpGet("/secret")).Commit(); return err }},
