@@ -151,8 +151,9 @@ func daemon(parent context.Context, c Config, _ []string, _ io.Writer) error {
 	}
 	defer client.Close()
 	kernel, err := openKernel(c, func(cmd *exec.Cmd) {
-		err := cmd.Wait()
-		log.Warn("user-space WireGuard has ended", "err", err)
+		if err := cmd.Wait(); err != nil { // with its device it ends in good order
+			log.Warn("user-space WireGuard has ended", "err", err)
+		}
 	})
 	if err != nil {
 		return err

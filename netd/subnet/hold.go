@@ -59,8 +59,8 @@ func (k *Keeper) settled(c network.Config, name string) {
 	full := !k.Status().Held || k.view.Own.Name() != name || string(encodeLease(k.view.Own)) != string(encodeLease(e.Lease)) ||
 		k.view.ConfigText != string(k.t.config)
 	old := k.view.Own.Name()
-	if old != "" && old != name {
-		k.o.Log.Warn("this machine's subnet has changed: workloads with addresses of the old one must be restarted", "old", old, "subnet", name)
+	if was := k.view.Own; was.V4.IsValid() && was.V4 != e.V4 || was.V6.IsValid() && was.V6 != e.V6 {
+		k.o.Log.Warn("this machine's subnet has changed: stop and start the workloads with addresses of the old one", "old", old, "subnet", name)
 	}
 	k.id.previous = e.Lease
 	k.mu.Lock()

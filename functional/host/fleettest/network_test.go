@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fleet-init/fleet/functional/host"
+	"github.com/fleet-init/fleet/internal/fleet"
 )
 
 // echo is a unit with an address of its own that says back what it is told, as little of the host as systemd can give it.
@@ -83,8 +84,10 @@ func (r *rig) addresses(units ...string) map[string]string {
 			}
 		}
 		for _, u := range units {
-			if _, err := netip.ParseAddr(found[u]); err != nil {
-				return fmt.Errorf("%s: %w", u, err)
+			for _, a := range strings.Split(found[u], ",") {
+				if _, err := netip.ParseAddr(a); err != nil {
+					return fmt.Errorf("%s: %w", u, err)
+				}
 			}
 		}
 		return nil
@@ -225,6 +228,8 @@ func TestUnitsOnTheOverlay(t *testing.T) {
 	r.sub("reach each other", func(r *rig) { r.talk(at, ip) })
 	r.sub("are reached by published ports", func(r *rig) { r.published(at[units[0]], at[units[1]], ip[units[1]]) })
 	r.sub("refuse a port that another has", func(r *rig) { r.clash(at[units[0]]); r.talk(at, ip) })
+	r.sub("on machines of their own when they publish one port", func(r *rig) { r.onePort() })
+	r.sub("over ways that fleetctl measures", func(r *rig) { r.matrix() })
 	r.sub("and have nothing of the host's network", func(r *rig) {
 		out, err := r.inside(at[units[0]], units[0], "ip -o -4 addr show scope global")
 		r.must(err)
@@ -262,6 +267,28 @@ func TestUnitsOnTheOverlay(t *testing.T) {
 	})
 	r.sub("with the same address after a restart, and none after a stop", func(r *rig) { r.comeAndGo(at[units[0]], units[0], ip[units[0]]) })
 	ip = r.addresses(units...)
+	r.sub("over both families", func(r *rig) {
+		for i, h := range r.Hosts() {
+			h.Must(r.t, "ip", "-6", "addr", "add", fmt.Sprintf("fd77::%d/64", i+1), "dev", "host0", "nodad")
+		}
+		r.backend(`{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"vxlan"}}`, "vxlan")
+		r.talk(at, ip) // those that run keep what they have
+		r.anew(units, at)
+		v4, v6 := map[string]string{}, map[string]string{}
+		for u, both := range r.addresses(units...) {
+			four, six, two := strings.Cut(both, ",")
+			if !two {
+				r.t.Fatalf("%s has %s only", u, both)
+			}
+			v4[u], v6[u] = four, six
+		}
+		r.talk(at, v4)
+		r.talk(at, v6)
+		r.matrix()
+	})
+	r.network(`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
+	r.anew(units, at)
+	ip = r.addresses(units...)
 	r.sub("over host-gw", func(r *rig) {
 		r.backend(`{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`, "host-gw")
 		r.talk(at, ip)
@@ -290,6 +317,62 @@ func TestUnitsOnTheOverlay(t *testing.T) {
 		}
 		r.talk(r.once(units...), r.addresses(units...))
 	})
+}
+
+// onePort starts as many units that publish one port as there are hosts, and one more.
+func (r *rig) onePort() {
+	r.t.Helper()
+	r.write(r.Host(1), map[string]string{"pub@.service": service("[X-Fleet]\nNetwork=overlay\nPublish=9000:7000\n")})
+	var units []string
+	for i := range r.Hosts() {
+		units = append(units, fmt.Sprintf("pub@%d.service", i+1))
+	}
+	r.ctl(r.Host(1), append([]string{"start"}, units...)...)
+	on := map[*host.Host]bool{}
+	for _, h := range r.once(units...) {
+		on[h] = true
+	}
+	if len(on) != len(units) {
+		r.t.Errorf("%d units are on %d hosts", len(units), len(on))
+	}
+	r.refused(r.Host(1), 1, []string{"port 9000/tcp is published there by pub@1.service", "port 9000/tcp is published there by pub@2.service"}, "start", "pub@4.service")
+	r.ctl(r.Host(1), append([]string{"destroy", "pub@4.service"}, units...)...)
+}
+
+// anew has units get the addresses that their hosts' subnets have for them now: a restart would leave them those they have.
+func (r *rig) anew(units []string, at map[string]*host.Host) {
+	r.t.Helper()
+	r.ctl(r.Host(1), append([]string{"stop"}, units...)...)
+	for _, u := range units {
+		r.wait("the namespace of "+u+" to be gone", func() error {
+			if out, err := at[u].Run(r.ctx, "ls", "/run/netns"); err != nil || strings.Contains(out, u) {
+				return fmt.Errorf("%s, %w", out, err)
+			}
+			return nil
+		})
+	}
+	r.ctl(r.Host(1), append([]string{"start"}, units...)...)
+}
+
+// matrix has fleetctl measure every way, from each host.
+func (r *rig) matrix() {
+	r.t.Helper()
+	for _, h := range r.Hosts() {
+		r.wait("every host to reach every other, by fleetctl network on "+h.Name, func() error {
+			out, text, code := r.tryCtl(h, "network", "--json")
+			var hosts []fleet.HostNetwork
+			if err := json.Unmarshal([]byte(out), &hosts); err != nil {
+				return fmt.Errorf("%w: %s%s", err, out, text)
+			}
+			n := len(r.Hosts())
+			for _, m := range hosts {
+				if len(hosts) != n || !m.Ready || m.Reached != n-1 || len(m.Peers) != n-1 || m.Slowest <= 0 || code != 0 {
+					return fmt.Errorf("exit code %d: %s", code, out)
+				}
+			}
+			return nil
+		})
+	}
 }
 
 // littlePower looks at what netd may do, and tries what it may not: with its user, its capabilities and its view of the files, as far as
