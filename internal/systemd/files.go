@@ -32,7 +32,7 @@ func (s *Systemd) Load(ctx context.Context, files []fleet.UnitPath) (stale bool,
 		}
 		return false, errs
 	}
-	s.unlinkReplaced(ctx, c, files, errs)
+	unwanted := s.unlinkReplaced(ctx, c, files, errs)
 	var install []fleet.UnitPath
 	for _, f := range files {
 		if errs[f.Name] != nil {
@@ -57,10 +57,14 @@ func (s *Systemd) Load(ctx context.Context, files []fleet.UnitPath) (stale bool,
 			install = append(install, f)
 		}
 	}
-	wanting := enable(ctx, c, install, errs)
+	wanting := s.enable(ctx, c, install, errs)
 	s.touch()
 	// only now, with the folder touched: asking about a unit may make systemd read it
 	stale = s.loadedInactive(ctx, c, wanting)
+	for n := range wanting {
+		delete(unwanted, n)
+	}
+	stale = s.anyInMemory(ctx, c, unwanted) || stale
 	for _, n := range s.inMemory(ctx, c, files) {
 		stale = s.isStale(ctx, c, n) || stale
 	}
@@ -68,17 +72,19 @@ func (s *Systemd) Load(ctx context.Context, files []fleet.UnitPath) (stale bool,
 	return stale, errs
 }
 
-// unlinkReplaced takes back what an older text had enabled.
-func (s *Systemd) unlinkReplaced(ctx context.Context, c *conn, files []fleet.UnitPath, errs map[unit.Name]error) {
+// unlinkReplaced takes back what an older text had enabled. It returns the units that wanted one of them.
+func (s *Systemd) unlinkReplaced(ctx context.Context, c *conn, files []fleet.UnitPath, errs map[unit.Name]error) (unwanted map[string]bool) {
 	var names []unit.Name
 	for _, f := range files {
 		if f.Replaced {
 			names = append(names, f.Name)
 		}
 	}
-	for n, err := range s.disable(ctx, c, names) {
+	failed, unwanted := s.disable(ctx, c, names)
+	for n, err := range failed {
 		errs[n] = err
 	}
+	return unwanted
 }
 
 // link makes the symlink that LinkUnitFiles with runtime=true would make, at a twentieth of the cost: is-enabled says
@@ -113,12 +119,39 @@ func (s *Systemd) touch() {
 	}
 }
 
-// change is one row of what EnableUnitFiles did.
+// change is one row of what EnableUnitFiles or DisableUnitFiles did.
 type change struct{ Kind, File, Destination string }
+
+// wanting is the unit that a change made want or require another, or no longer; empty if it did not.
+func (ch change) wanting() string {
+	if ch.Kind != "symlink" && ch.Kind != "unlink" {
+		return "" // a remark
+	}
+	dir := filepath.Base(filepath.Dir(ch.File))
+	for _, kind := range []string{".wants", ".requires"} {
+		if w, ok := strings.CutSuffix(dir, kind); ok {
+			return w
+		}
+	}
+	return ""
+}
+
+// alias mends the link of an Alias=. systemd makes it lead to the unit's file; since that lies outside of where systemd looks for units, the
+// alias would be a second unit with the same text (tried on 252). One that leads to the unit's own link is a name of it.
+func (s *Systemd) alias(ch change) error {
+	to := filepath.Base(ch.Destination)
+	if ch.Kind != "symlink" || filepath.Dir(ch.File) != s.dir || filepath.Base(ch.File) == to {
+		return nil
+	}
+	if err := os.Remove(ch.File); err != nil {
+		return err
+	}
+	return os.Symlink(to, ch.File)
+}
 
 // enable links and enables files, all in one call, or one by one when systemd refuses them together. It returns the
 // units that want one of them now.
-func enable(ctx context.Context, c *conn, files []fleet.UnitPath, errs map[unit.Name]error) (wanting map[string]bool) {
+func (s *Systemd) enable(ctx context.Context, c *conn, files []fleet.UnitPath, errs map[unit.Name]error) (wanting map[string]bool) {
 	wanting = map[string]bool{}
 	if len(files) == 0 {
 		return wanting
@@ -134,21 +167,33 @@ func enable(ctx context.Context, c *conn, files []fleet.UnitPath, errs map[unit.
 		errs[files[0].Name] = fmt.Errorf("enable %s: %w", files[0].Name, err)
 	} else if err != nil {
 		for _, f := range files {
-			for w := range enable(ctx, c, []fleet.UnitPath{f}, errs) {
+			for w := range s.enable(ctx, c, []fleet.UnitPath{f}, errs) {
 				wanting[w] = true
 			}
 		}
 		return wanting
 	}
 	for _, ch := range changes {
-		dir := filepath.Base(filepath.Dir(ch.File))
-		for _, kind := range []string{".wants", ".requires"} {
-			if w, ok := strings.CutSuffix(dir, kind); ok {
-				wanting[w] = true
-			}
+		if w := ch.wanting(); w != "" {
+			wanting[w] = true
+		}
+		if err := s.alias(ch); err != nil {
+			n := unit.Name(filepath.Base(ch.Destination))
+			errs[n] = fmt.Errorf("alias of %s: %w", n, err)
 		}
 	}
 	return wanting
+}
+
+// anyInMemory reports whether systemd holds one of the units, and with it what it once read from the folder of its wants.
+func (s *Systemd) anyInMemory(ctx context.Context, c *conn, names map[string]bool) bool {
+	for n := range names {
+		var object dbus.ObjectPath
+		if c.call(ctx, "GetUnit", []any{&object}, n) == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // loadedInactive reports whether one of the units is in memory and not running: it would not pull its new dependency up when it
@@ -219,7 +264,7 @@ func (s *Systemd) Unload(ctx context.Context, names []unit.Name) map[unit.Name]e
 	if err != nil {
 		return all(names, err)
 	}
-	errs := s.disable(ctx, c, names)
+	errs, unwanted := s.disable(ctx, c, names)
 	for _, n := range names {
 		if errs[n] != nil {
 			continue
@@ -238,6 +283,12 @@ func (s *Systemd) Unload(ctx context.Context, names []unit.Name) map[unit.Name]e
 		}
 	}
 	s.touch()
+	// A unit that required one of these would not start any more, and one that wanted it would keep its name in lists.
+	if s.anyInMemory(ctx, c, unwanted) {
+		if err := s.Reload(ctx); err != nil {
+			s.opt.Log.Warn("systemd was not reloaded", "err", err)
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, n := range names {
@@ -263,11 +314,12 @@ func (s *Systemd) unlink(n unit.Name) error {
 	return os.Remove(at)
 }
 
-// disable takes back what was enabled for units, and with it their links. Units without such leftovers cost no call.
-func (s *Systemd) disable(ctx context.Context, c *conn, names []unit.Name) map[unit.Name]error {
-	errs := map[unit.Name]error{}
+// disable takes back what was enabled for units, and with it their links. Units without such leftovers cost no call. unwanted are the units
+// that wanted or required one of them.
+func (s *Systemd) disable(ctx context.Context, c *conn, names []unit.Name) (errs map[unit.Name]error, unwanted map[string]bool) {
+	errs, unwanted = map[unit.Name]error{}, map[string]bool{}
 	if len(names) == 0 {
-		return errs
+		return errs, unwanted
 	}
 	on := s.enabled() // DisableUnitFiles of a unit without links is an error, and each call costs milliseconds
 	for _, n := range names {
@@ -278,8 +330,13 @@ func (s *Systemd) disable(ctx context.Context, c *conn, names []unit.Name) map[u
 		if err := c.call(ctx, "DisableUnitFiles", []any{&changes}, []string{string(n)}, true); err != nil {
 			errs[n] = fmt.Errorf("disable %s: %w", n, err)
 		}
+		for _, ch := range changes {
+			if w := ch.wanting(); w != "" {
+				unwanted[w] = true
+			}
+		}
 	}
-	return errs
+	return errs, unwanted
 }
 
 // enabled returns the units that another name or another unit's folder links to.
