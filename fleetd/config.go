@@ -42,15 +42,16 @@ type Config struct {
 	Metadata map[string]string
 
 	// How it works.
-	AgentTTL       time.Duration
-	EngineInterval time.Duration
-	DisableEngine  bool
-	DisableWatches bool
-	UnitsDirectory string
-	SystemdUser    bool
-	TokenLimit     int
-	APISocket      string
-	APIListen      string
+	AgentTTL        time.Duration
+	EngineInterval  time.Duration
+	RescheduleBrake int
+	DisableEngine   bool
+	DisableWatches  bool
+	UnitsDirectory  string
+	SystemdUser     bool
+	TokenLimit      int
+	APISocket       string
+	APIListen       string
 	// FleetLockListen is for hosts that are none of ours and share the reboot permits.
 	FleetLockListen string
 }
@@ -93,6 +94,8 @@ func (c *Config) keys() []conf.Key {
 			"a machine that has not been heard of for this long is gone"),
 		conf.Duration("engine_reconcile_interval", &c.EngineInterval, 2*time.Second, 100*time.Millisecond,
 			"plan at least this often, besides at every change"),
+		conf.Int("reschedule_brake", &c.RescheduleBrake, 33, 0, 100,
+			"when 3 or more machines, and this percent of all, vanish at once, their units stay where they are until enough are back; 0: never"),
 		conf.Bool("disable_engine", &c.DisableEngine, false, "never lead; if no host leads nothing is placed"),
 		conf.Bool("disable_watches", &c.DisableWatches, false, "accepted, without effect: watches cost little now"),
 		conf.String("units_directory", &c.UnitsDirectory, "/run/fleet/units/", "where the text of placed units is written"),

@@ -32,6 +32,7 @@ func (h *host) depart(ctx context.Context, shutdown bool, stopAgent func()) {
 	}
 	if job != "stop" {
 		h.log.Info("ending, the units run on", "job", job)
+		h.renewOnce(ctx)
 		stopAgent()
 		return
 	}
@@ -42,8 +43,9 @@ func (h *host) depart(ctx context.Context, shutdown bool, stopAgent func()) {
 	stopAgent()
 	release, cancel := context.WithTimeout(ctx, stopLimit)
 	defer cancel()
-	if err := h.agent.Release(release); err != nil {
-		h.log.Error("not all units were stopped", "err", err)
+	released := h.agent.Release(release)
+	if released != nil {
+		h.log.Error("not all units were stopped", "err", released)
 	}
 	now, _, _ := h.presence.Now()
 	if now == nil {
@@ -52,6 +54,12 @@ func (h *host) depart(ctx context.Context, shutdown bool, stopAgent func()) {
 	h.presence.End()
 	leave, cancel := context.WithTimeout(ctx, storeLimit)
 	defer cancel()
+	if released == nil {
+		// Else others would wait until exclusive units of a host that is gone cannot run any more.
+		if err := h.registry.LetAllGo(leave, *now); err != nil {
+			h.log.Warn("exclusive units will start elsewhere later than they could", "err", err)
+		}
+	}
 	if err := h.registry.Leave(leave, *now); err != nil {
 		h.log.Warn("the registration ends by itself", "ttl", now.TTL, "err", err)
 	}
@@ -137,7 +145,7 @@ func moved(s fleet.Snapshot, self fleet.MachineID) bool {
 	}
 	for k, p := range s.Placements {
 		// A copy that has failed or ended is not worth waiting for: its successor may never run either.
-		if k.Machine == self && p.Handover && runs(s.Observed[k]) {
+		if k.Machine == self && (p.Target == fleet.Inactive || p.Handover && runs(s.Observed[k])) {
 			return false
 		}
 	}

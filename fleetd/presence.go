@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fleet-init/fleet/fleetd/guard"
 	"github.com/fleet-init/fleet/internal/kv"
 	"github.com/fleet-init/fleet/internal/registry"
 )
@@ -18,6 +19,9 @@ type presence struct {
 	reg *registry.Registry
 	ttl time.Duration
 	log *slog.Logger
+
+	// renewed is told of each lease that was granted or renewed, and when, by guard.Now, the request for it was sent.
+	renewed func(now registry.Presence, sent time.Duration)
 
 	mu      sync.Mutex // guards what follows
 	hello   registry.Hello
@@ -30,7 +34,7 @@ type presence struct {
 
 func newPresence(reg *registry.Registry, h registry.Hello, ttl time.Duration, log *slog.Logger) *presence {
 	return &presence{
-		reg: reg, ttl: ttl, log: log, hello: h, why: errors.New("it has not registered with the cluster yet"),
+		reg: reg, ttl: ttl, log: log, hello: h, renewed: func(registry.Presence, time.Duration) {}, why: errors.New("it has not registered with the cluster yet"),
 		changed: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 }
@@ -113,9 +117,11 @@ func (p *presence) register(ctx context.Context) (registry.Presence, error) {
 	var last string
 	for wait := registerMin; ; wait = min(2*wait, registerMax) {
 		try, cancel := context.WithTimeout(ctx, max(p.ttl/2, registerMax))
+		sent := guard.Now()
 		now, err := p.reg.Register(try, p.said(), p.ttl)
 		cancel()
 		if err == nil {
+			p.renewed(now, sent)
 			return now, nil
 		}
 		if ctx.Err() != nil {
@@ -162,7 +168,7 @@ func (p *presence) keep(ctx context.Context, now registry.Presence) error {
 		case <-timer.C:
 			// A request that hangs must not keep the next one back for longer than the lease lives.
 			try, cancel := context.WithTimeout(ctx, every)
-			err = p.reg.KeepAlive(try, now)
+			err = p.keepAlive(try, now)
 			cancel()
 		}
 		wait = every
@@ -174,6 +180,16 @@ func (p *presence) keep(ctx context.Context, now registry.Presence) error {
 			wait = min(every, time.Second)
 		}
 	}
+}
+
+// keepAlive renews the lease once. What the lease is good for counts from here, not from the answer.
+func (p *presence) keepAlive(ctx context.Context, now registry.Presence) error {
+	sent := guard.Now()
+	err := p.reg.KeepAlive(ctx, now)
+	if err == nil {
+		p.renewed(now, sent)
+	}
+	return err
 }
 
 // update writes what the machine says of itself now. What fails is said again.

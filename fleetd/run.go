@@ -12,6 +12,7 @@ import (
 
 	"github.com/fleet-init/fleet/fleetd/agent"
 	"github.com/fleet-init/fleet/fleetd/engine"
+	"github.com/fleet-init/fleet/fleetd/guard"
 	"github.com/fleet-init/fleet/fleetd/member"
 	"github.com/fleet-init/fleet/internal/conf"
 	"github.com/fleet-init/fleet/internal/kv"
@@ -81,6 +82,7 @@ type host struct {
 	registry *registry.Registry
 	presence *presence
 	systemd  *systemd.Systemd
+	guard    *guard.Feeder
 	agent    *agent.Agent
 	leader   *engine.Leader // nil: disable_engine
 	metrics  *metrics
@@ -120,15 +122,20 @@ func build(c Config, log *slog.Logger, level *slog.LevelVar) (*host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("units_directory: %w: it must be writable", err)
 	}
+	if h.guard, err = guard.NewFeeder(filepath.Join(beside, filepath.Base(guard.File)), guard.Now); err != nil {
+		return nil, fmt.Errorf("units_directory: %w: it must be writable", err)
+	}
+	h.presence.renewed = h.renewed
 	h.agent = agent.New(agent.Config{
 		Machine: h.id.machine, Systemd: h.systemd, Signals: h.systemd, Files: h.registry, Disk: disk, Log: log,
 		Addresses: agent.AddressFiles("/run/fleet-netns/units"), Restart: h.systemd.Restart,
+		Lease: h.guard, Freezer: h.systemd,
 	})
 	h.hosts = newHosts(h)
 	if !c.DisableEngine {
 		h.leader = engine.NewLeader(engine.Config{
 			Self: h.id.machine, Version: machine.Version, TTL: leaderTTL(c.AgentTTL), Store: h.registry, Log: log,
-			OnTurn: h.metrics.observeTurn,
+			OnTurn: h.metrics.observeTurn, BrakeShare: c.RescheduleBrake,
 		})
 		h.metrics.add(h.leader.Counters)
 	}

@@ -104,17 +104,22 @@ func (h *host) runAgentAs(ctx context.Context, p registry.Presence) error {
 			}
 		}
 	}()
-	return h.agent.Run(ctx, view{h.registry, p})
+	return h.agent.Run(ctx, view{h.registry, p, h.admitted})
 }
 
 // view is the registry as one registration's agent sees it.
 type view struct {
 	reg *registry.Registry
 	p   registry.Presence
+	// admitted is told when the agent has orders that were planned for this registration.
+	admitted func(registry.Presence)
 }
 
 func (v view) Orders(ctx context.Context) (agent.Orders, error) {
 	o, err := v.reg.Orders(ctx, v.p)
+	if err == nil && o.Admitted {
+		v.admitted(v.p)
+	}
 	return agent.Orders(o), err
 }
 
@@ -126,6 +131,9 @@ func (v view) WatchOrders(ctx context.Context, from agent.Orders) <-chan agent.O
 		for o := range in {
 			select {
 			case out <- agent.Orders(o):
+				if o.Admitted {
+					v.admitted(v.p)
+				}
 			case <-ctx.Done():
 				return
 			}
@@ -136,6 +144,10 @@ func (v view) WatchOrders(ctx context.Context, from agent.Orders) <-chan agent.O
 
 func (v view) Observed(ctx context.Context) (map[unit.Name]fleet.Observation, error) {
 	return v.reg.Observed(ctx, v.p.Machine)
+}
+
+func (v view) LetGo(ctx context.Context, of []fleet.Placement) error {
+	return v.reg.LetGo(ctx, v.p, of...)
 }
 
 func (v view) Report(ctx context.Context, changed []fleet.Observation, gone []unit.Name) error {

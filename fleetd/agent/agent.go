@@ -29,6 +29,8 @@ type Registry interface {
 	WatchOrders(ctx context.Context, from Orders) <-chan Orders
 	Observed(ctx context.Context) (map[unit.Name]fleet.Observation, error)
 	Report(ctx context.Context, changed []fleet.Observation, gone []unit.Name) error
+	// LetGo says that nothing of these exclusive units, whose placements are revoked, runs here any more.
+	LetGo(ctx context.Context, of []fleet.Placement) error
 }
 
 // Files gives unit texts by hash; one that is not stored is absent.
@@ -61,6 +63,8 @@ type Disk interface {
 	// Mark notes what was started, and the number of the last order to restart by then; "" takes the mark away.
 	Mark(name unit.Name, started unit.Hash, restarted int64) error
 	Path(name unit.Name) string
+	// Token writes a unit's fencing token into the file tokens(name), and beside it as a credential. Remove takes both away.
+	Token(name unit.Name, token int64) error
 }
 
 // OnDisk is one unit's file and mark.
@@ -72,6 +76,10 @@ type OnDisk struct {
 	Started unit.Hash // content that was started by the user's wish; empty if none was; stopping
 
 	Restarted int64 // number of the last order to restart when it was started
+
+	Exclusive  bool            // it is bound to the guard, and may be stopped for Stop at most
+	Disconnect unit.Disconnect // what becomes of it when this host is cut off
+	Stop       unit.Stop
 }
 
 // stopping is the mark of a unit that was started and is being stopped.
@@ -90,6 +98,9 @@ type Config struct {
 	// Restart asks systemd for restart jobs, as Start does for start jobs: a stop and a start would not restart what depends on the unit. nil:
 	// orders to restart are not carried out.
 	Restart func(ctx context.Context, names []unit.Name) map[unit.Name]error
+
+	Lease   Lease   // nil: there is none that could end
+	Freezer Freezer // nil: nothing is frozen
 
 	Window int           // jobs in flight, 16 if zero
 	Check  time.Duration // between full checks of disk and systemd, 60 s if zero; lengthened by up to a tenth
@@ -118,6 +129,9 @@ type Agent struct {
 	tried   map[taskID]try
 	stale   bool
 	reasons map[unit.Name]string // why the last task of a unit failed
+
+	frozen  map[unit.Name]bool
+	letGone map[unit.Name]int64 // revision of the revoked placement that was let go
 
 	told   map[unit.Name]fleet.Observation // what the registry holds
 	unsure map[unit.Name]bool              // sent in a report that failed: the registry may hold it or not
@@ -154,6 +168,8 @@ func New(c Config) *Agent {
 		texts:   map[unit.Hash]*unit.File{},
 		tried:   map[taskID]try{},
 		reasons: map[unit.Name]string{},
+		frozen:  map[unit.Name]bool{},
+		letGone: map[unit.Name]int64{},
 		told:    map[unit.Name]fleet.Observation{},
 		unsure:  map[unit.Name]bool{},
 		dumps:   make(chan chan Dump),

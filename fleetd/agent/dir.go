@@ -154,7 +154,8 @@ func replace(dir, name, text string) error {
 
 // Remove removes a unit's file, drop-ins and mark. The mark goes last: should the file be left by a crash, so is what tells that it ran.
 func (d *Dir) Remove(n unit.Name) error {
-	return removeAll(d.Path(n), filepath.Join(d.beside, string(n)), filepath.Join(d.marks, string(n)))
+	token := tokens(d, n)
+	return removeAll(d.Path(n), token, token+".token", filepath.Join(d.beside, string(n)), filepath.Join(d.marks, string(n)))
 }
 
 func removeAll(paths ...string) error {
@@ -179,4 +180,16 @@ func (d *Dir) Mark(n unit.Name, started unit.Hash, restarted int64) error {
 		text += " " + strconv.FormatInt(restarted, 10)
 	}
 	return replace(d.marks, string(n), text+"\n")
+}
+
+// Token writes a unit's token for its environment, and as a credential.
+func (d *Dir) Token(n unit.Name, token int64) error {
+	if _, err := runnable(string(n)); err != nil {
+		return err
+	}
+	dir, text := filepath.Dir(tokens(d, n)), strconv.FormatInt(token, 10)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return errors.Join(replace(dir, string(n), "FLEET_FENCING_TOKEN="+text+"\n"), replace(dir, string(n)+".token", text))
 }

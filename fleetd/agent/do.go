@@ -51,7 +51,7 @@ func (a *Agent) Do(ctx context.Context, now time.Time, tasks []Task) {
 	if a.stale {
 		return // by a file of just now: the next plan reloads, then starts
 	}
-	starts := slices.DeleteFunc(by[Start], func(t Task) bool { return failed[t.Unit] })
+	starts := a.held(slices.DeleteFunc(by[Start], func(t Task) bool { return failed[t.Unit] }))
 	starts = starts[:min(places-len(stops), len(starts))]
 	for _, t := range starts {
 		a.Log.Debug("start", "unit", t.Unit, "reason", t.Reason)
@@ -61,6 +61,7 @@ func (a *Agent) Do(ctx context.Context, now time.Time, tasks []Task) {
 		left := places - len(stops) - len(starts)
 		a.queue(ctx, now, by[Restart][:min(left, len(by[Restart]))], "restart", a.Restart)
 	}
+	a.freeze(ctx, now, by[Freeze], by[Thaw])
 }
 
 // reread has the states of units read again that systemd could not load before it was reloaded: no signal tells that it can now.
@@ -97,6 +98,16 @@ func (a *Agent) hold(now time.Time, t Task, first time.Duration) {
 // does, and the unit be wanted here again, the next must start it, and not take it for one that ended by itself.
 func (a *Agent) queue(ctx context.Context, now time.Time, tasks []Task, kind string,
 	ask func(context.Context, []unit.Name) map[unit.Name]error) {
+	if kind != "stop" {
+		tasks = slices.DeleteFunc(tasks, func(t Task) bool {
+			err := a.token(t.Unit)
+			if err != nil {
+				a.try(now, t)
+				a.fail(t.Unit, err)
+			}
+			return err != nil
+		})
+	}
 	if len(tasks) == 0 {
 		return
 	}
@@ -145,6 +156,7 @@ func (a *Agent) unload(ctx context.Context, now time.Time, tasks []Task) {
 		delete(a.disk, t.Unit)
 		delete(a.states, t.Unit)
 		delete(a.addrs, t.Unit)
+		delete(a.frozen, t.Unit)
 		delete(a.reasons, t.Unit)
 		delete(a.dirty, t.Unit)
 	}
@@ -201,7 +213,7 @@ func (a *Agent) presume(loads, starts []Task, failed map[unit.Name]bool) {
 // write puts a text on disk, unless it is there.
 func (a *Agent) write(t Task) (fleet.UnitPath, error) {
 	d, was := a.disk[t.Unit]
-	p := fleet.UnitPath{Name: t.Unit, Path: a.Disk.Path(t.Unit), Install: d.Install, Replaced: was, DropIns: d.dropIns()}
+	p := fleet.UnitPath{Name: t.Unit, Path: a.Disk.Path(t.Unit), Install: d.Install, Replaced: was, DropIns: d.dropIns(tokens(a.Disk, t.Unit))}
 	if d.Hash == t.Hash {
 		return p, nil
 	}
@@ -218,7 +230,7 @@ func (a *Agent) write(t Task) (fleet.UnitPath, error) {
 	now := onDisk(t.Unit, f)
 	now.Hash, now.Started = t.Hash, d.Started
 	a.disk[t.Unit] = now
-	p.Install, p.DropIns = now.Install, now.dropIns()
+	p.Install, p.DropIns = now.Install, now.dropIns(tokens(a.Disk, t.Unit))
 	return p, nil
 }
 

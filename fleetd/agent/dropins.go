@@ -16,16 +16,16 @@ func printed(f *unit.File) (main, beside string) {
 func onDisk(n unit.Name, f *unit.File) OnDisk {
 	net, err := f.Network(n)
 	_, beside := printed(f)
-	return OnDisk{Install: f.HasInstall(), Overlay: err == nil && net.Overlay, Beside: beside}
+	return OnDisk{Install: f.HasInstall(), Overlay: err == nil && net.Overlay, Beside: beside}.fencing(n, f)
 }
 
 // userDropIn begins the file names of users' drop-ins, behind the adapter's own word. Names that begin alike sort as they do without it; and
 // none is that of an addition of fleet's.
 const userDropIn = "fleet-unit-"
 
-// dropIns are the files that systemd shall read beside a unit's: the user's and fleet's own.
-func (d OnDisk) dropIns() map[string]string {
-	if d.Beside == "" && !d.Overlay {
+// dropIns are the files that systemd shall read beside a unit's: the user's and fleet's own. token is where its fencing token is.
+func (d OnDisk) dropIns(token string) map[string]string {
+	if d.Beside == "" && !d.Overlay && !d.bound() {
 		return nil
 	}
 	files := map[string]string{}
@@ -33,6 +33,9 @@ func (d OnDisk) dropIns() map[string]string {
 		for _, in := range f.Effective() {
 			files[userDropIn+in.Name] = "# " + in.Path() + ", by fleetd\n" + in.File().String()
 		}
+	}
+	if d.bound() {
+		files["fleet-zz-guard.conf"] = d.guardDropIn(token) // the last: its time-outs count
 	}
 	if d.Overlay {
 		files["fleet-network.conf"] = overlayDropIn

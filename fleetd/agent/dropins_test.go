@@ -71,10 +71,10 @@ func TestDropInsForSystemd(t *testing.T) {
 		"fleet-unit-10.conf":      "# a@1.service.d/10.conf, by fleetd\n[Service]\nNice=2\n",
 		"fleet-network.conf":      overlayDropIn,
 	}
-	if diff := cmp.Diff(want, onDisk("a@1.service", f).dropIns()); diff != "" {
+	if diff := cmp.Diff(want, onDisk("a@1.service", f).dropIns("")); diff != "" {
 		t.Error(diff)
 	}
-	if got := onDisk("a.service", parse(sleeper)).dropIns(); got != nil {
+	if got := onDisk("a.service", parse(sleeper)).dropIns(""); got != nil {
 		t.Errorf("a unit without has %v", got)
 	}
 }

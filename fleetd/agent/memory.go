@@ -12,14 +12,15 @@ import (
 
 // Memory is a Disk for tests and the simulator. It outlives the agents that use it, as a disk does.
 type Memory struct {
-	mu    sync.Mutex // guards all below
-	units map[unit.Name]OnDisk
-	texts map[unit.Name]string
+	mu     sync.Mutex // guards all below
+	units  map[unit.Name]OnDisk
+	texts  map[unit.Name]string
+	tokens map[unit.Name]int64
 }
 
 // NewMemory returns an empty one.
 func NewMemory() *Memory {
-	return &Memory{units: map[unit.Name]OnDisk{}, texts: map[unit.Name]string{}}
+	return &Memory{units: map[unit.Name]OnDisk{}, texts: map[unit.Name]string{}, tokens: map[unit.Name]int64{}}
 }
 
 // Path is the path that ReadFile knows.
@@ -57,6 +58,21 @@ func (m *Memory) Write(n unit.Name, f *unit.File) error {
 	return nil
 }
 
+// Token keeps a unit's token.
+func (m *Memory) Token(n unit.Name, token int64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.tokens[n] = token
+	return nil
+}
+
+// LastToken is what a unit's processes would read now.
+func (m *Memory) LastToken(n unit.Name) int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.tokens[n]
+}
+
 // Remove forgets a unit.
 func (m *Memory) Remove(n unit.Name) error {
 	m.mu.Lock()
@@ -89,4 +105,5 @@ func (m *Memory) Reboot() {
 	defer m.mu.Unlock()
 	clear(m.units)
 	clear(m.texts)
+	clear(m.tokens)
 }

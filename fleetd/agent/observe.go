@@ -45,15 +45,19 @@ func (a *Agent) look(ctx context.Context, now time.Time) error {
 			return err
 		}
 		a.disk = disk
-		for n := range disk {
+		for n, d := range disk {
 			a.dirty[n] = true
+			if _, known := a.states[n]; !known && d.Disconnect == unit.Freeze {
+				a.frozen[n] = true // by an earlier process, perhaps: thawing what runs does nothing
+			}
 		}
 	}
 	if names := a.unread(now); len(names) > 0 {
-		states, err := a.Systemd.States(ctx, names)
+		states, err := a.Systemd.States(ctx, a.guarded(names))
 		if err != nil {
 			return err
 		}
+		a.fenced(states)
 		for n, st := range states {
 			a.states[n] = st
 			a.stale = a.stale || st.Stale
@@ -99,7 +103,8 @@ func (a *Agent) prune(now time.Time) {
 // observed is what the agent knows now, as values of its own.
 func (a *Agent) observed(now time.Time) Observed {
 	seen := Observed{At: now, Disk: a.disk, States: a.states, Jobs: make(map[unit.Name]string, len(a.jobs)),
-		Texts: make(map[unit.Hash]bool, len(a.texts)), Held: make(map[taskID]time.Time, len(a.tried)), Stale: a.stale}
+		Texts: make(map[unit.Hash]bool, len(a.texts)), Held: make(map[taskID]time.Time, len(a.tried)), Stale: a.stale,
+		Fed: a.Lease == nil || a.Lease.Fed(), Cut: a.Lease != nil && a.Lease.Left() <= 0, Frozen: a.frozen}
 	for n, j := range a.jobs {
 		seen.Jobs[n] = j.kind
 	}

@@ -23,10 +23,12 @@ const (
 	Reload Kind = "reload" // systemd's daemon-reload
 	Start  Kind = "start"
 
+	Freeze  Kind = "freeze"
+	Thaw    Kind = "thaw"
 	Restart Kind = "restart" // of what runs, or has run, by the user's order
 )
 
-func kinds() []Kind { return []Kind{Stop, Unload, Fetch, Load, Reload, Start, Restart} }
+func kinds() []Kind { return []Kind{Stop, Unload, Fetch, Load, Reload, Start, Restart, Freeze, Thaw} }
 
 // Task is one step, with its reason for people.
 type Task struct {
@@ -69,6 +71,9 @@ type Observed struct {
 	Jobs   map[unit.Name]string           // start or stop that was asked for and has not ended
 	Texts  map[unit.Hash]bool             // at hand
 	Held   map[taskID]time.Time           // tasks that led nowhere: not before then
+	Fed    bool                           // this host's lease cannot have ended: bound units may start
+	Cut    bool                           // it can have ended
+	Frozen map[unit.Name]bool             // by us
 	Stale  bool                           // systemd holds an older text than the disk
 }
 
@@ -92,7 +97,8 @@ func Plan(o Orders, seen Observed) []Task {
 
 // wanted is the plan without regard to what failed before.
 func wanted(o Orders, seen Observed) []Task {
-	var tasks []Task
+	seen.Fed = seen.Fed && o.Admitted // orders that were planned for an earlier registration start nothing that may run elsewhere
+	tasks := disconnected(o, seen)
 	for _, p := range o.Placements {
 		if !p.Handover { // a handover runs on as it is, until it is withdrawn
 			tasks = append(tasks, place(p, seen, o.Restarts[p.Unit])...)
@@ -178,7 +184,7 @@ func place(p fleet.Placement, seen Observed, restart int64) []Task {
 		return load(p, seen, "its text changed")
 	case seen.States[n].Load == "not-found":
 		return load(p, seen, "systemd does not know it")
-	case p.Target == fleet.Launched && d.Started == p.Hash && d.Restarted < restart && seen.job(n) == "":
+	case p.Target == fleet.Launched && d.Started == p.Hash && d.Restarted < restart && seen.job(n) == "" && (seen.Fed || !d.bound()):
 		return []Task{{Restart, n, p.Hash, "somebody wants it restarted"}}
 	case p.Target == fleet.Launched:
 		return launch(p, seen)
@@ -203,6 +209,9 @@ func load(p fleet.Placement, seen Observed, reason string) []Task {
 // launch starts a unit that was not started with this content before. One that ended since, by itself or by an operator's
 // hand, is left as it is.
 func launch(p fleet.Placement, seen Observed) []Task {
+	if seen.Disk[p.Unit].bound() && !seen.Fed {
+		return nil // systemd would refuse
+	}
 	if seen.Disk[p.Unit].Started == p.Hash || seen.Jobs[p.Unit] != "" || seen.job(p.Unit) == "stop" {
 		return nil
 	}

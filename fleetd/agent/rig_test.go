@@ -47,6 +47,7 @@ type store struct {
 	reads    int // of texts
 	unread   int // reads of texts that will fail yet, though the store takes reports
 	running  int // reports at once
+	letGo    []unit.Name
 	watch    chan Orders
 }
 
@@ -84,6 +85,18 @@ func (s *store) Observed(context.Context) (map[unit.Name]fleet.Observation, erro
 }
 
 // Report takes five milliseconds, as a transaction may.
+func (s *store) LetGo(_ context.Context, of []fleet.Placement) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.away {
+		return errAway
+	}
+	for _, p := range of {
+		s.letGo = append(s.letGo, p.Unit)
+	}
+	return nil
+}
+
 func (s *store) Report(ctx context.Context, changed []fleet.Observation, gone []unit.Name) error {
 	s.mu.Lock()
 	s.running++

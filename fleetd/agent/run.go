@@ -29,7 +29,7 @@ const (
 // registration's view.
 func (a *Agent) Run(ctx context.Context, reg Registry) error {
 	ctx, cancel := context.WithCancel(ctx)
-	r := &runner{Agent: a, reg: reg, fetched: make(chan fetched), reported: make(chan reported), recalled: make(chan recalled)}
+	r := &runner{Agent: a, reg: reg, fetched: make(chan fetched), reported: make(chan reported), recalled: make(chan recalled), let: make(chan letGone)}
 	defer r.join()
 	defer cancel()
 	orders, err := r.begin(ctx)
@@ -61,6 +61,11 @@ type runner struct {
 	sendNot  time.Time // not before, after a report that failed
 	failures int       // of Observe in a row
 	sendFail int       // of reports in a row
+
+	let     chan letGone
+	letting bool
+	letNot  time.Time // not before
+	letFail int       // in a row
 
 	recalled  chan recalled
 	recalling bool
@@ -116,6 +121,9 @@ func (r *runner) join() {
 	if r.recalling {
 		<-r.recalled
 	}
+	if r.letting {
+		<-r.let
+	}
 }
 
 // turn observes, plans and does once, and returns after what time to do so again at the latest.
@@ -133,7 +141,7 @@ func (r *runner) turn(ctx context.Context) time.Duration {
 	r.Do(ctx, now, Plan(r.orders, seen))
 	r.startFetch(ctx)
 	r.startRecall(ctx, now)
-	wait := r.startReport(ctx, now)
+	wait := min(r.startReport(ctx, now), r.startLetGo(ctx, now))
 	_, reloadFailed := r.tried[taskID{kind: Reload}]
 	// Nobody signals these: a state that is to be read, or a reload, because of what was just done.
 	if len(r.unread(now)) > 0 || r.stale && !reloadFailed {
@@ -158,6 +166,11 @@ func (r *runner) next(now time.Time) time.Duration {
 	}
 	if d := r.recallAt.Sub(now); d > 0 {
 		wait = min(wait, d)
+	}
+	if r.Lease != nil {
+		if d := r.Lease.Left(); d > 0 {
+			wait = min(wait, d) // then units may have to be frozen
+		}
 	}
 	return wait
 }
@@ -232,6 +245,10 @@ func (r *runner) wait(ctx context.Context, updates <-chan Orders, timer <-chan t
 		r.sent(end)
 	case end := <-r.recalled:
 		r.recall(time.Now(), end)
+	case end := <-r.let:
+		r.hasLetGo(time.Now(), end)
+	case <-r.leaseWake():
+		r.unheld()
 	case d := <-r.dumps:
 		d <- r.dump()
 	case <-r.Signals.Wake():

@@ -332,3 +332,8 @@ func (d platter) Mark(n unit.Name, started unit.Hash, restarted int64) error {
 	d.p.acting.point()
 	return d.p.h.disk.Mark(n, started, restarted)
 }
+
+func (d platter) Token(n unit.Name, token int64) error {
+	d.p.acting.point()
+	return d.p.h.disk.Token(n, token)
+}
