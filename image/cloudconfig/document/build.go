@@ -31,7 +31,7 @@ func (in *raw) lines(top *yaml.Node) {
 func (r *reader) build(in raw, top *yaml.Node) Document {
 	d := Document{
 		Hostname: in.Hostname, EtcHosts: in.EtcHosts != "", Keys: in.Keys, Users: in.Users, Join: in.Fleet.Join,
-		Units: append(in.CoreOS.Units, in.Fleet.Units...), OEM: in.CoreOS.OEM, Addresses: in.Fleet.Addresses,
+		Units: append(r.renamed(in.CoreOS.Units, lineOf(top, "coreos")), in.Fleet.Units...), OEM: in.CoreOS.OEM, Addresses: in.Fleet.Addresses,
 	}
 	for _, f := range in.Files {
 		d.Files = append(d.Files, r.file(f))
@@ -147,6 +147,27 @@ func (r *reader) twice(d Document, users int) {
 		}
 		names[u.Name] = true
 	}
+}
+
+// renamed gives units of the ancestors the names of those that do their work here.
+func (r *reader) renamed(units []Unit, line int) []Unit {
+	var out []Unit
+	for _, u := range units {
+		switch u.Name {
+		case "fleet.service":
+			u.Name = "fleetd.service"
+		case "flanneld.service":
+			u.Name = "netd.service"
+		case "etcd.service", "etcd2.service", "etcd-member.service":
+			r.say(line, Warning, "the store is built into fleetd", "%s has no meaning here", u.Name)
+			continue
+		case "locksmithd.service":
+			r.say(line, Warning, "update-engine asks for the permit to reboot by itself", "%s has no meaning here", u.Name)
+			continue
+		}
+		out = append(out, u)
+	}
+	return out
 }
 
 func (r *reader) units(units []Unit, line int) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"slices"
 	"strconv"
@@ -120,11 +121,11 @@ func parseYAML(data []byte, vars Variables) (Document, []Problem) {
 	r := &reader{vars: vars}
 	var doc yaml.Node
 	dec := yaml.NewDecoder(bytes.NewReader(data))
-	if err := dec.Decode(&doc); err != nil {
+	switch err := dec.Decode(&doc); {
+	case errors.Is(err, io.EOF): // comments only
+		return Document{}, nil
+	case err != nil:
 		return Document{}, []Problem{broken(err)}
-	}
-	if len(doc.Content) == 0 {
-		return Document{}, nil // comments only
 	}
 	if err := dec.Decode(new(yaml.Node)); err == nil {
 		r.say(0, Error, "put all of it into one", "there is more than one YAML document")
