@@ -28,7 +28,11 @@ type hosts struct {
 
 func newHosts(h *host) *hosts {
 	_, client := hostTLS()
-	return &hosts{host: h, own: journal.New("journalctl", h.id.machine), client: api.NewHostClient(client)}
+	own := journal.New("journalctl", h.id.machine)
+	if h.cfg.SystemdUser {
+		own = journal.NewUser("journalctl", h.id.machine)
+	}
+	return &hosts{host: h, own: own, client: api.NewHostClient(client)}
 }
 
 // hostTLS is the one place that says how hosts prove to each other who they are: nil is not at all, as etcd's ports today.

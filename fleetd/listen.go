@@ -97,6 +97,7 @@ func (h *host) serveAPI(ctx context.Context, listeners []net.Listener) error {
 		Explain:    engine.Explain,
 		Restart:    h.registry.Restart,
 		Journal:    h.hosts.readJournal,
+		Own:        h.ownUnits,
 		Network:    h.hosts.network,
 		Ready:      h.ready,
 		More:       h.moreRoutes(),

@@ -38,8 +38,10 @@ type Config struct {
 	// Ready returns why this fleetd cannot answer yet (not registered, no store); everything but metrics and version is then 503
 	// with that reason. nil: always ready.
 	Ready   func() error
-	Version string           // of fleetd, for the Server header
-	Journal ReadJournal      // reads any machine's journal; nil: 404
+	Version string      // of fleetd, for the Server header
+	Journal ReadJournal // reads any machine's journal; nil: 404
+	// Own tells this machine and which of these names are units of the cluster that it has, without asking the store; nil: none.
+	Own     func(names []unit.Name) (fleet.Machine, []unit.Name)
 	Network HostNetwork      // asks any machine's netd; nil: 404
 	Metrics http.Handler     // serves /metrics; nil: 404
 	More    map[string]Route // paths that main brings along
@@ -53,6 +55,7 @@ type Config struct {
 // Time limits of one request behind the handler. Batches may be thousands of transactions' worth.
 const (
 	readLimit  = 10 * time.Second
+	storeLimit = 3 * time.Second // where there is an answer also without the store
 	writeLimit = 2 * time.Minute
 )
 
@@ -127,7 +130,8 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, route route, ite
 	if do == nil {
 		return refuse(http.StatusMethodNotAllowed, fmt.Sprintf("%s is not possible here", r.Method))
 	}
-	if h.Ready != nil && !strings.HasSuffix(r.URL.Path, "/version") {
+	// The journal asks by itself: it has something to say also without the store.
+	if h.Ready != nil && !strings.HasSuffix(r.URL.Path, "/version") && !strings.HasSuffix(r.URL.Path, "/journal") {
 		if err := h.Ready(); err != nil {
 			return refuse(http.StatusServiceUnavailable, "fleetd is not ready: "+err.Error())
 		}

@@ -46,44 +46,78 @@ func (h *handler) journal(w http.ResponseWriter, r *http.Request, _ string) erro
 	if h.Journal == nil {
 		return refuse(http.StatusNotFound, "this fleetd reads no journal")
 	}
-	now := time.Now()
-	l := &logs{read: h.Journal, begin: now}
-	v := r.URL.Query()
-	var err error
-	if l.q, err = logQuery(v, now.UTC()); err != nil {
+	l, err := h.question(w, r)
+	if err != nil {
 		return err
 	}
+	if h.Ready != nil {
+		err = h.Ready()
+	}
+	if err == nil {
+		ctx, cancel := context.WithTimeout(r.Context(), storeLimit) // for the reading; the stream may have no end
+		l.view, err = h.read(ctx)
+		cancel()
+	}
+	if err != nil {
+		return h.ownJournal(r, l, err)
+	}
+	if err := l.choose(r.URL.Query()["machine"]); err != nil {
+		return err
+	}
+	places := l.places()
+	from := fleet.Snapshot{Rev: l.view.snap.Rev, Machines: maps.Clone(l.view.snap.Machines)} // as in watch
+	err = l.history(r.Context(), append(places, l.elsewhere()...))
+	if !l.out.begun && len(places) == 0 && !l.q.Follow && err == nil {
+		return refuse(http.StatusConflict, strings.Join(l.unitNames(), ", ")+" on no machine, and none has logs of it")
+	}
+	if l.out.flush(); err == nil && l.q.Follow {
+		l.follow(r.Context(), places, h.Registry.Watch(r.Context(), from))
+	}
+	return nil // what could go wrong from here on stands in the answer, or the client is gone
+}
+
+// question reads what is asked for.
+func (h *handler) question(w http.ResponseWriter, r *http.Request) (l *logs, err error) {
+	l = &logs{read: h.Journal, begin: time.Now()}
+	v := r.URL.Query()
+	if l.q, err = logQuery(v, l.begin.UTC()); err != nil {
+		return nil, err
+	}
 	if l.q.After != "" {
-		return refuse(http.StatusBadRequest, "a cursor belongs to one machine's journal: use since")
+		return nil, refuse(http.StatusBadRequest, "a cursor belongs to one machine's journal: use since")
 	}
 	mode := cmp.Or(v.Get("output"), "json")
 	if mode != "short" && mode != "cat" && !v.Has("whole") {
 		l.q.Whole = true
 	}
-	if l.out, err = newLogWriter(w, mode); err != nil {
-		return err
+	l.out, err = newLogWriter(w, mode)
+	return l, err
+}
+
+// ownJournal answers out of this machine's journal alone, when the store, which knows where units are, cannot be asked for the reason
+// why. Then logs are what one needs most.
+func (h *handler) ownJournal(r *http.Request, l *logs, why error) error {
+	text := toError(why).Message
+	if toError(why).Code != http.StatusServiceUnavailable { // Ready's reasons are no errors of the wire
+		text = "fleetd is not ready: " + text
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), readLimit) // for the reading; the stream may have no end
-	l.view, err = h.read(ctx)
-	cancel()
-	if err != nil {
-		return err
+	why = refuse(http.StatusServiceUnavailable, text)
+	if h.Own == nil {
+		return why
 	}
-	if err := l.choose(v["machine"]); err != nil {
-		return err
+	m, here := h.Own(l.q.Units)
+	if named := r.URL.Query()["machine"]; len(here) == 0 || len(named) > 0 && !slices.Contains(named, string(m.ID)) {
+		return why
 	}
-	places := l.places()
-	if len(places) == 0 && !l.q.Follow {
-		return refuse(http.StatusConflict, strings.Join(l.unitNames(), ", ")+" on no machine: to read what a machine still has of it, name that with machine=")
+	l.view = newView(fleet.Snapshot{Machines: map[fleet.MachineID]fleet.Machine{m.ID: m}})
+	places := []*place{{machine: m.ID, units: here}}
+	err := l.history(r.Context(), places)
+	if err == nil {
+		err = l.out.problem(refuse(http.StatusServiceUnavailable, "only the log of machine "+m.ID.Short()+": "+text))
 	}
-	from := fleet.Snapshot{Rev: l.view.snap.Rev, Machines: maps.Clone(l.view.snap.Machines)} // as in watch
-	l.out.header()
-	if l.history(r.Context(), places) != nil || !l.q.Follow {
-		l.out.flush()
-		return nil // what could go wrong from here on stands in the answer, or the client is gone
+	if l.out.flush(); err == nil && l.q.Follow {
+		l.follow(r.Context(), places, nil)
 	}
-	l.out.flush()
-	l.follow(r.Context(), places, h.Registry.Watch(r.Context(), from))
 	return nil
 }
 
@@ -142,6 +176,24 @@ func (l *logs) places() []*place {
 	return list
 }
 
+// elsewhere are all machines, for the units that none has now: the last one that had them knows their logs, and which it was
+// nobody has noted.
+func (l *logs) elsewhere() (list []*place) {
+	var units []unit.Name
+	for _, n := range l.q.Units {
+		if len(l.machines) == 0 && len(l.have(n)) == 0 {
+			units = append(units, n)
+		}
+	}
+	if len(units) == 0 {
+		return nil
+	}
+	for _, m := range slices.Sorted(maps.Keys(l.view.snap.Machines)) {
+		list = append(list, &place{machine: m, units: units})
+	}
+	return list
+}
+
 // history sends what there is. Its error says that the client is gone.
 func (l *logs) history(ctx context.Context, places []*place) error {
 	if l.q.Lines == 0 {
@@ -195,6 +247,7 @@ type logWriter struct {
 	buf   *bufio.Writer
 	print LogPrinter
 	mode  string
+	begun bool // the head of the answer is sent
 }
 
 func newLogWriter(w http.ResponseWriter, mode string) (*logWriter, error) {
@@ -212,7 +265,12 @@ func (p patient) Write(b []byte) (int, error) {
 	return p.l.w.Write(b)
 }
 
+// header sends the head of the answer. Without it the first entry does.
 func (l *logWriter) header() {
+	if l.begun {
+		return
+	}
+	l.begun = true
 	_ = l.rc.SetReadDeadline(time.Time{})
 	kind := "text/plain; charset=utf-8"
 	if l.json() {
@@ -225,12 +283,14 @@ func (l *logWriter) header() {
 func (l *logWriter) json() bool { return l.mode == "json" }
 
 func (l *logWriter) entry(e fleet.LogEntry) error {
+	l.header()
 	_, err := l.buf.Write(l.print(e))
 	return err
 }
 
 // problem tells of what is missing in the answer: as an error object among JSON, else in a line like those of journalctl.
 func (l *logWriter) problem(err error) error {
+	l.header()
 	if !l.json() {
 		_, err = fmt.Fprintf(l.buf, "-- %v --\n", err)
 		return err
@@ -239,6 +299,7 @@ func (l *logWriter) problem(err error) error {
 }
 
 func (l *logWriter) flush() {
+	l.header()
 	_ = l.buf.Flush() // the next entry tells that the client is gone, and the request's context does
 	_ = l.rc.Flush()
 }

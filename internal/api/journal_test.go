@@ -50,6 +50,9 @@ func (j *journals) read(ctx context.Context, m fleet.Machine, q fleet.LogQuery, 
 	if broken != nil {
 		return broken
 	}
+	list = slices.DeleteFunc(slices.Clone(list), func(e fleet.LogEntry) bool {
+		return !slices.ContainsFunc(q.Units, func(n unit.Name) bool { return strings.Contains(string(e.JSON), `"`+string(n)+`"`) })
+	})
 	if !q.Follow {
 		if q.Lines >= 0 {
 			list = list[max(0, len(list)-q.Lines):]
@@ -102,7 +105,7 @@ func TestJournalMergesMachinesByTime(t *testing.T) {
 		{"unit=a.service&unit=b.service&output=cat&lines=3", "two\nthree\nfour\n"},
 		{"unit=a.service&output=cat&lines=1", "three\n"},
 		{"unit=a.service&output=cat&lines=0", ""},
-		{"unit=a.service&machine=" + string(m2) + "&output=cat&lines=1", "four\n"},
+		{"unit=b.service&machine=" + string(m2) + "&output=cat&lines=1", "four\n"},
 		{"unit=a.service&lines=1", string(entry(3, "a.service", "three").JSON) + "\n"},
 		{"unit=a.service&output=short-iso", "1970-01-01T00:00:01+0000 h web[7]: one\n1970-01-01T00:00:03+0000 h web[7]: three\n"},
 	} {
@@ -160,6 +163,55 @@ func TestJournalRefuses(t *testing.T) {
 		}
 	}
 	f.want("POST", "/fleet/v1/journal?unit=a.service", "", 405, `{"error":{"code":405,"message":"POST is not possible here"}}`)
+}
+
+// A unit that no machine has now is looked for on all: one of them had it.
+func TestJournalOfAUnitThatIsNowhere(t *testing.T) {
+	f, j := logFixture(t)
+	j.past[m2] = append(j.past[m2], entry(5, "idle.service", "bye"))
+	for query, want := range map[string]string{
+		"unit=idle.service&output=cat":                        "bye\n",
+		"unit=idle.service&unit=a.service&output=cat":         "one\nthree\nbye\n",
+		"unit=idle.service&output=cat&machine=" + string(m2):  "bye\n",
+		"unit=idle.service&output=cat&machine=" + string(m1):  "",
+		"unit=idle.service&unit=a.service&output=cat&lines=1": "bye\n",
+	} {
+		if w := f.do("GET", "/fleet/v1/journal?"+query, ""); w.Code != 200 || w.Body.String() != want {
+			t.Errorf("%s: %d %q, want %q", query, w.Code, w.Body, want)
+		}
+	}
+}
+
+// Without the store a host still has its own units' logs, and says that there may be more.
+func TestJournalWithoutTheStore(t *testing.T) {
+	f, j := logFixture(t)
+	var notYet error
+	f.handler = NewHandler(Config{Registry: f.reg, Version: "1.2.3", Journal: j.read, Ready: func() error { return notYet },
+		Own: func(names []unit.Name) (fleet.Machine, []unit.Name) {
+			return fleet.Machine{ID: m1}, slices.DeleteFunc(slices.Clone(names), func(n unit.Name) bool { return n != "a.service" })
+		},
+	})
+	notYet = errNotYet
+	for query, want := range map[string]struct {
+		code int
+		text string
+	}{
+		"unit=a.service&output=cat":                        {200, "one\nthree\n-- only the log of machine 1f2e3d4c: fleetd is not ready: this machine is not registered: etcd has no leader --\n"},
+		"unit=a.service&unit=b.service&output=cat&lines=1": {200, "three\n-- only the log"},
+		"unit=a.service&output=cat&machine=" + string(m1):  {200, "one\nthree\n-- only the log"},
+		"unit=a.service&output=cat&machine=" + string(m2):  {503, "fleetd is not ready: this machine is not registered"},
+		"unit=b.service":             {503, "fleetd is not ready"},
+		"unit=sshd.service":          {503, "fleetd is not ready"},
+		"unit=a.service&output=loud": {400, "use one of short"},
+	} {
+		if w := f.do("GET", "/fleet/v1/journal?"+query, ""); w.Code != want.code || !strings.Contains(w.Body.String(), want.text) {
+			t.Errorf("%s: %d %q, want %d %q", query, w.Code, w.Body, want.code, want.text)
+		}
+	}
+	notYet = nil
+	if w := f.do("GET", "/fleet/v1/journal?unit=b.service&output=cat", ""); w.Body.String() != "two\nfour\n" {
+		t.Errorf("with the store again: %q", w.Body)
+	}
 }
 
 // The stream goes on with what comes, finds a unit on the machine it moves to, and ends with its client.

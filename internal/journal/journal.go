@@ -25,10 +25,18 @@ const maxEntry = 1 << 20
 type Journal struct {
 	command string
 	machine fleet.MachineID
+	option  string // journalctl's for a unit
 }
 
 // New reads the journal of this host, whose ID is machine. command is "journalctl", but for tests.
-func New(command string, machine fleet.MachineID) *Journal { return &Journal{command, machine} }
+func New(command string, machine fleet.MachineID) *Journal {
+	return &Journal{command, machine, "--unit="}
+}
+
+// NewUser reads the entries of units in the systemd of the user who calls it.
+func NewUser(command string, machine fleet.MachineID) *Journal {
+	return &Journal{command, machine, "--user-unit="}
+}
 
 // printed are the fields that one needs to print an entry. Time and cursor come with every entry.
 const printed = "MESSAGE,PRIORITY,SYSLOG_IDENTIFIER,SYSLOG_PID,_PID,_COMM,_HOSTNAME,_MACHINE_ID,_SYSTEMD_UNIT,UNIT,_SOURCE_REALTIME_TIMESTAMP"
@@ -76,7 +84,7 @@ func (j *Journal) Read(ctx context.Context, q fleet.LogQuery, each func(fleet.Lo
 func (j *Journal) args(q fleet.LogQuery) []string {
 	args := []string{"--output=json", "--quiet", "--no-pager", "--all"}
 	for _, n := range q.Units {
-		args = append(args, "--unit="+string(n))
+		args = append(args, j.option+string(n))
 	}
 	if !q.Whole {
 		args = append(args, "--output-fields="+printed)
