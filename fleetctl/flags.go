@@ -48,6 +48,7 @@ type options struct {
 	knownHosts   string
 	forwardAgent bool
 	unit         string
+	os           osOptions
 }
 
 // ignored takes flags of fleet that have lost their meaning, so that scripts that give them go on.
@@ -122,6 +123,7 @@ func define(o *options) *pflag.FlagSet {
 	fs.StringVar(&o.machine, "machine", "", "on this machine: the begin of its ID, its address or name")
 
 	defineSSH(fs, o)
+	defineOS(fs, &o.os)
 
 	for _, old := range []struct{ name, only string }{{"driver", "API"}, {"experimental-api", "true"}, {"sign", ""}, {"sudo", ""},
 		{"etcd-key-prefix", ""}, {"etcd-keyfile", ""}, {"etcd-certfile", ""}, {"etcd-cafile", ""}} {
