@@ -73,8 +73,11 @@ func (w *watcher) wait(ctx context.Context, goals []*goal) int {
 	code := t.loop(ctx, timeout)
 	t.clear()
 	for _, b := range t.broken[:min(len(t.broken), maxBroken)] {
-		t.warn("\nThe last log lines of %s:", b.name)
-		t.app.lastLines(ctx, b.name, b.machine, t.app.opts.lines, func(line []byte) { t.warn("%s", strings.TrimSuffix(string(line), "\n")) })
+		head := fmt.Sprintf("\nThe last log lines of %s:\n", b.name)
+		t.app.lastLines(ctx, b.name, b.machine, t.app.opts.lines, func(line []byte) {
+			t.warn("%s%s", head, strings.TrimSuffix(string(line), "\n"))
+			head = "" // what has logged nothing gets no heading
+		})
 	}
 	return code
 }

@@ -161,6 +161,9 @@ func (a *Agent) jobEnded(j fleet.JobEnd) {
 	case j.Kind != "stop":
 		a.mark(j.Unit, "") // never ran: a dependency failed, say. It is tried again
 		a.reasons[j.Unit] = j.Kind + " job: " + j.Result
+		if j.Result == "unsupported" {
+			a.reasons[j.Unit] += fmt.Sprintf(" (this machine's systemd cannot start %s units; a container's starts no automount, swap or device)", j.Unit.Type())
+		}
 		if j.Result == "dependency" && a.disk[j.Unit].Overlay {
 			a.reasons[j.Unit] += fmt.Sprintf(" (should it be the address: journalctl -u fleet-netns@%s)", j.Unit)
 		}
