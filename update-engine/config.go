@@ -98,7 +98,7 @@ func (c *Config) keys() []conf.Key {
 		conf.String("reboot_command", &c.RebootCommand, "systemctl reboot --check-inhibitors=no", "what reboots the host in good order"),
 
 		conf.String("reset_command", &c.ResetCommand, "systemctl reboot --force", "what restarts a host on trial that is not well, at once"),
-		conf.String("boot_id", &c.BootID, "", "a word that differs from boot to boot; none: the kernel's"),
+		conf.String("boot_id", &c.BootID, "", "a word that differs from boot to boot; none: one that is drawn and kept beside the socket, in /run"),
 
 		conf.String("health_dir", &c.HealthDir, "/etc/fleet/health.d", "programs that must end with 0 for a boot to count as good"),
 		conf.String("health_command", &c.HealthCommand, "systemd-run --quiet --wait --pipe --collect --property=RuntimeMaxSec=25s",

@@ -65,7 +65,7 @@ func (d *daemon) run(ctx context.Context, first update.Fact) error {
 	if err := d.load(); err != nil {
 		return err
 	}
-	tick := time.NewTicker(heart)
+	tick := time.NewTimer(heart)
 	defer tick.Stop()
 	done := make(chan update.Fact)
 	tell := make(chan update.Fact)
@@ -103,6 +103,7 @@ func (d *daemon) run(ctx context.Context, first update.Fact) error {
 	}
 	step(first)
 	for {
+		tick.Reset(d.rest())
 		select {
 		case <-ctx.Done():
 			return nil
@@ -124,6 +125,28 @@ func (d *daemon) run(ctx context.Context, first update.Fact) error {
 			}
 		}
 	}
+}
+
+// rest is how long nothing need be told of the time: until the next moment that the state waits for, and no longer than a heart beat, by
+// which a clock that was set is noticed too.
+func (d *daemon) rest() time.Duration {
+	due := []time.Time{d.state.RetryAt}
+	switch d.state.Phase {
+	case update.Idle:
+		due = []time.Time{d.state.CheckAt}
+	case update.Staged:
+		due = append(due, d.state.CheckAt)
+	case update.Trial, update.Settling, update.Checking, update.Staging, update.Draining:
+		return heart // these wait for something else than time
+	}
+	wait := heart
+	for _, t := range due {
+		if !t.IsZero() {
+			// What is due already had its chance; a second is time enough for the next.
+			wait = min(wait, max(t.Sub(d.now()), time.Second))
+		}
+	}
+	return wait
 }
 
 // step asks the machine, and keeps what it says before anything is done about it.

@@ -253,3 +253,15 @@ func TestGateOfABootThatNeedsNoProof(t *testing.T) {
 		}
 	}
 }
+
+func TestBootWordStaysForOneBoot(t *testing.T) {
+	run := t.TempDir()
+	one, err := bootWord(filepath.Join(run, "fleet", "boot"))
+	must(t, err)
+	again, err := bootWord(filepath.Join(run, "fleet", "boot"))
+	must(t, err)
+	other, err := bootWord(filepath.Join(t.TempDir(), "boot"))
+	if must(t, err); one != again || one == other || len(one) < 30 {
+		t.Errorf("%q, then %q, and in another boot %q", one, again, other)
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
 	"github.com/fleet-init/fleet/internal/api"
 	"github.com/fleet-init/fleet/internal/reboot"
@@ -31,7 +32,7 @@ func askFleetd(socket string) (func(ctx context.Context, do, group string, h reb
 		in := map[string]string{"do": do, "id": h.ID, "boot": h.Boot, "reason": h.Reason}
 		var out struct{}
 		if err := client.Do(ctx, http.MethodPost, "reboot/"+url.PathEscape(group), in, &out); err != nil {
-			return fmt.Errorf("no reboot permit: %w", err)
+			return fmt.Errorf("fleetd: %w", err)
 		}
 		return nil
 	}, nil
@@ -79,13 +80,22 @@ func otherStores(ctx context.Context, urls []string) (store, anything bool) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	client, err := clientv3.New(clientv3.Config{Endpoints: others, Context: ctx})
+	client, err := newEtcd(ctx, others)
 	if err != nil {
 		return false, true
 	}
 	defer client.Close()
 	_, err = client.Get(ctx, "/", clientv3.WithCountOnly())
 	return err == nil, true
+}
+
+// newEtcd makes a client of a store. What it has to say of its connections it says in errors.
+func newEtcd(ctx context.Context, endpoints []string) (*clientv3.Client, error) {
+	client, err := clientv3.New(clientv3.Config{Endpoints: endpoints, Context: ctx, Logger: zap.NewNop()})
+	if err != nil {
+		err = fmt.Errorf("set up the store's client: %w", err)
+	}
+	return client, err
 }
 
 func ownAddrs() []netip.Addr {

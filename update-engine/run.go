@@ -86,7 +86,7 @@ func identify(c Config) (identity, error) {
 		return id, err
 	}
 	if id.boot = c.BootID; id.boot == "" {
-		if id.boot, err = word("/proc/sys/kernel/random/boot_id"); err != nil {
+		if id.boot, err = bootWord(filepath.Join(filepath.Dir(c.Socket), "update-engine.boot")); err != nil {
 			return id, err
 		}
 	}
@@ -124,9 +124,9 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 	}
 	var all *cluster // nil: this host is on its own
 	if c.Strategy == permit {
-		client, err := clientv3.New(clientv3.Config{Endpoints: c.EtcdServers, Context: ctx})
+		client, err := newEtcd(ctx, c.EtcdServers)
 		if err != nil {
-			return fmt.Errorf("set up the store's client: %w", err)
+			return err
 		}
 		defer client.Close()
 		if all, err = joinCluster(c, client, id, log); err != nil {
@@ -240,6 +240,23 @@ func rebooter(command, reset string) func(context.Context, bool) error {
 		}
 		return nil
 	}
+}
+
+// bootWord is a word that differs from boot to boot: drawn once, and kept where nothing outlives a boot. The kernel's boot ID will not do:
+// below ProtectKernelTunables= a container sees that of the machine under it, which stays the same when the container reboots
+// (tried on systemd 252).
+func bootWord(p string) (string, error) {
+	w, err := word(p)
+	if err == nil && w != "" {
+		return w, nil
+	}
+	if w, err = word("/proc/sys/kernel/random/uuid"); err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+		return "", err
+	}
+	return w, replace(p, []byte(w+"\n"))
 }
 
 // word reads a file of one word.

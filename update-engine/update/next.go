@@ -192,12 +192,14 @@ func (s State) ask(f Fact) (State, Action) {
 func (s State) staged(f Fact) (State, Action) {
 	switch f.Kind {
 	case Tick:
-		if s.Policy.Interval > 0 && !f.At.Before(s.CheckAt) {
+		ask := !f.At.Before(s.RetryAt)
+		// Whichever has been due for longer: neither must keep the other from its turn.
+		if s.Policy.Interval > 0 && !f.At.Before(s.CheckAt) && (!ask || !s.RetryAt.Before(s.CheckAt)) {
 			// Hours may pass until the window opens: a newer release, or the withdrawal of this one, must not wait for it.
 			s, s.CheckAt = s.after(f.At, s.Policy.Interval)
 			return s, Action{Do: Check}
 		}
-		if !f.At.Before(s.RetryAt) {
+		if ask {
 			return s.ask(f)
 		}
 	case CheckNow:

@@ -169,7 +169,7 @@ func TestTranscripts(t *testing.T) {
 			started -> releasing / release`, nil},
 		{"no permit: asked again, and the newer release that comes meanwhile is taken instead",
 			[]Fact{{Kind: CheckNow}, offered("2.0.0"), {Kind: StagedOK}, {Kind: Denied, Why: "m2 reboots"}, {Kind: Tick, At: at(4)}, {Kind: Tick, At: at(15)},
-				{Kind: Denied, Until: at(50), At: at(16)}, {Kind: Tick, At: at(40)}, {Kind: Tick, At: at(52)}, {Kind: Tick, At: at(90)},
+				{Kind: Denied, Until: at(50), At: at(16)}, {Kind: Tick, At: at(40)}, {Kind: Tick, At: at(52)}, {Kind: Tick, At: at(90)}, {Kind: Tick, At: at(90)},
 				{Kind: Offered, Offers: []Offer{offer("2.0.0"), offer("2.1.0")}, At: at(91)}}, `
 			check now -> checking / check
 			offered -> staging / stage 2.0.0
@@ -179,6 +179,7 @@ func TestTranscripts(t *testing.T) {
 			tick -> staged / ask permit
 			denied -> staged
 			tick -> staged
+			tick -> staged / ask permit
 			tick -> staged / ask permit
 			tick -> staged / check
 			offered -> staging / stage 2.1.0`, nil},
@@ -516,13 +517,20 @@ func TestNextKeepsItsPromises(t *testing.T) {
 // TestPicture draws the machine from Next into docs/update.md. With FLEET_WRITE_DOCS=1 it writes the file.
 func TestPicture(t *testing.T) {
 	base := settled(t)
-	base.Target, base.Done = offer("2.0.0"), 1
+	base.Target, base.Done, base.RetryAt = offer("2.0.0"), 1, at(1)
 	edges := map[string][]string{}
 	var order []string
 	for _, p := range []Phase{Idle, Checking, Staging, Staged, Draining, Finalizing, Rebooting, Trial, Settling, Blessing, Releasing} {
-		for _, f := range everyFact() {
+		facts := everyFact()
+		if p == Staged {
+			facts = append([]Fact{{Kind: Tick, At: base.RetryAt.Add(-time.Nanosecond)}}, facts...) // it is time to check, not to ask
+		}
+		for _, f := range facts {
 			s := base
 			s.Phase, s.Good = p, p != Trial && p != Blessing
+			if f.Kind == Tick && f.At.Before(base.RetryAt) {
+				s.CheckAt = f.At
+			}
 			got, a := Next(s, f)
 			if got.Phase == p && a.Do == Nothing {
 				continue
@@ -577,5 +585,20 @@ func TestPicture(t *testing.T) {
 		}
 	} else if diff := cmp.Diff(string(doc), want); diff != "" {
 		t.Errorf("%s shows another machine; FLEET_WRITE_DOCS=1 go test ./update-engine/update writes it anew:\n%s", path, diff)
+	}
+}
+
+func TestStagedHostBothChecksAndAsks(t *testing.T) {
+	s := State{Phase: Staged, Running: "1.0.0", Good: true, Target: Offer{Version: "2.0.0"}, Policy: Policy{Interval: time.Second, Retry: time.Second, Reboots: true}}
+	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	did := map[Do]int{}
+	for range 20 { // ticks so rare that both are due at each
+		at = at.Add(time.Minute)
+		var a Action
+		s, a = Next(s, Fact{Kind: Tick, At: at})
+		did[a.Do]++
+	}
+	if did[Check] != 10 || did[AskPermit] != 10 {
+		t.Errorf("%v: one of them never gets its turn", did)
 	}
 }
