@@ -145,6 +145,10 @@ func (c *completer) values(kind, last string) []string {
 		return commandNames()
 	case "shells":
 		return shells()
+	case "contexts":
+		return c.contexts()
+	case "verbs":
+		return c.verbs()
 	case "output":
 		return api.LogModes()
 	case "priority":
@@ -153,6 +157,24 @@ func (c *completer) values(kind, last string) []string {
 		return []string{"today", "yesterday"}
 	}
 	return nil
+}
+
+// verbs are what the command's first word can be: "list|use" in its synopsis.
+func (c *completer) verbs() []string {
+	cmd, _ := c.place()
+	if cmd == nil || len(c.before) > 1 {
+		return nil
+	}
+	first, _, _ := strings.Cut(cmd.args, " ")
+	return strings.Split(first, "|")
+}
+
+func (c *completer) contexts() []string {
+	all, err := openContexts(c.env)
+	if err != nil {
+		return nil
+	}
+	return append(slices.Sorted(maps.Keys(all.Known)), local)
 }
 
 func quietly(names []string, err error) []string {

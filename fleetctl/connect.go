@@ -15,6 +15,10 @@ import (
 
 // dial makes the client of the endpoint. Nothing is sent yet.
 func (a *app) dial() (*api.Client, error) {
+	all, name, chosen, err := a.chosen()
+	if err != nil {
+		return nil, err
+	}
 	endpoint, rest, several := strings.Cut(a.opts.endpoint, ",")
 	if several {
 		a.warn("WARNING: only the first endpoint is used: %s, not %s", endpoint, rest)
@@ -23,7 +27,9 @@ func (a *app) dial() (*api.Client, error) {
 	if a.opts.debug {
 		o.Trace = func(line string) { a.warn("DEBUG %s", line) }
 	}
-	var err error
+	if chosen {
+		return a.dialContext(all, name, o)
+	}
 	if o.TLS, err = a.tls(); err != nil {
 		return nil, err
 	}
@@ -91,6 +97,9 @@ func (a *app) refused(doing string, err error) int {
 		a.warn("Is fleetd running here? See: systemctl status fleetd\nTo speak to another host's: --endpoint=http://HOST:PORT")
 	case errors.Is(err, syscall.ECONNREFUSED):
 		a.warn("Is fleetd running there, and does fleet.socket listen on that port?")
+	case strings.Contains(err.Error(), "remote error: tls:"):
+		// The server's half of the handshake has one word for each reason, and TLS 1.3 tells it only after ours is done.
+		a.warn("The certificate you have is not accepted there: it has ended, or the cluster's CA was rotated since. Ask for a new token: fleetctl join-token create")
 	}
 	return exitFailed
 }

@@ -49,6 +49,7 @@ type options struct {
 	forwardAgent bool
 	unit         string
 	os           osOptions
+	trust        trustOptions
 }
 
 // ignored takes flags of fleet that have lost their meaning, so that scripts that give them go on.
@@ -82,7 +83,7 @@ func (v seconds) Set(s string) error {
 
 // fromEnv are the flags that also come from the environment, as FLEETCTL_<NAME>. Those of the last line are fleet's and mean nothing now.
 func fromEnv() []string {
-	return []string{"endpoint", "request-timeout", "debug", "ca-file", "cert-file", "key-file",
+	return []string{"endpoint", "request-timeout", "debug", "context", "ca-file", "cert-file", "key-file",
 		"tunnel", "ssh-username", "ssh-timeout", "strict-host-key-checking", "known-hosts-file",
 		"driver", "experimental-api", "etcd-key-prefix", "etcd-keyfile", "etcd-certfile", "etcd-cafile"}
 }
@@ -124,6 +125,7 @@ func define(o *options) *pflag.FlagSet {
 
 	defineSSH(fs, o)
 	defineOS(fs, &o.os)
+	defineTrust(fs, &o.trust)
 
 	for _, old := range []struct{ name, only string }{{"driver", "API"}, {"experimental-api", "true"}, {"sign", ""}, {"sudo", ""},
 		{"etcd-key-prefix", ""}, {"etcd-keyfile", ""}, {"etcd-certfile", ""}, {"etcd-cafile", ""}} {

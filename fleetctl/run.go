@@ -13,6 +13,7 @@ import (
 
 	"github.com/fleet-init/fleet/internal/api"
 	"github.com/fleet-init/fleet/internal/near"
+	"github.com/fleet-init/fleet/internal/pki"
 )
 
 // Exit codes. Scripts tell by them what to do next: a failure may pass when tried again, a usage error never will.
@@ -35,7 +36,9 @@ type app struct {
 	given  []string // names of the flags on the command line
 	client *api.Client
 	env    []string
-	tunnel *tunnel // nil: none
+	tunnel *tunnel     // nil: none
+	holder *pki.Holder // certificate of the context that is spoken to; nil: none of ours
+	host   thisHost    // what init and join change; zero: this one
 }
 
 // run is fleetctl. env is os.Environ's form.
@@ -94,6 +97,9 @@ func (a *app) run(ctx context.Context, args, env []string) int {
 			if _, err := a.tunnel.bastion(ctx); err != nil {
 				return a.sshFailed(ctx, err)
 			}
+		}
+		if err := a.renewContext(ctx, false); err != nil {
+			a.warn("WARNING: the certificate of this context is not renewed: %v", err)
 		}
 	}
 	return cmd.run(ctx, a, words[1:])
