@@ -322,7 +322,7 @@ func (n *node) save() error {
 }
 
 func sameUnderlay(a, b network.Underlay) bool {
-	on := slices.Equal(a.OnLink, b.OnLink)
+	on := slices.Equal(a.OnLink, b.OnLink) && slices.Equal(a.Beside, b.Beside)
 	a.OnLink, b.OnLink = nil, nil
 	return on && a.Name == b.Name && a.Index == b.Index && a.MTU == b.MTU && a.V4 == b.V4 && a.V6 == b.V6 && a.PublicV4 == b.PublicV4 && a.PublicV6 == b.PublicV6
 }

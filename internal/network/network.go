@@ -171,11 +171,19 @@ type Underlay struct {
 	// PublicV4 and PublicV6 are what peers send to: --public-ip or the interface's own address.
 	PublicV4, PublicV6 netip.Addr
 	OnLink             []netip.Prefix // networks reached without a gateway, for DirectRouting
+	Beside             []Beside       // addresses on the host's other ways into networks of its own
+}
+
+// Beside is an address on an interface that does not carry the overlay.
+type Beside struct {
+	Name string // of the interface
+	Addr netip.Addr
 }
 
 // Iface is an interface of this host.
 type Iface struct {
 	Name     string
+	Kind     string // as ip names it: bridge, veth, vxlan; device for hardware
 	Index    int
 	MTU      int
 	Up       bool

@@ -26,7 +26,7 @@ func (k *Real) Links(reach netip.Addr) (network.Links, error) {
 	for _, l := range links {
 		a := l.Attrs()
 		names[a.Index] = a.Name
-		i := network.Iface{Name: a.Name, Index: a.Index, MTU: a.MTU, Up: a.Flags&net.FlagUp != 0, Loopback: a.Flags&net.FlagLoopback != 0}
+		i := network.Iface{Name: a.Name, Kind: l.Type(), Index: a.Index, MTU: a.MTU, Up: a.Flags&net.FlagUp != 0, Loopback: a.Flags&net.FlagLoopback != 0}
 		addrs, err := k.addrs(l)
 		if err != nil {
 			return out, fmt.Errorf("list addresses of %s: %w", a.Name, err)

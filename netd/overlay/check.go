@@ -30,6 +30,11 @@ func Check(c network.Config, self Self, backend string) error {
 				return bad(fmt.Sprintf("%s %s: it contains this host's own address %s on %s", f.key, f.pool.Network, a, u.Name), "use a range that no host's address lies in")
 			}
 		}
+		for _, b := range u.Beside {
+			if f.pool.Network.Contains(b.Addr) {
+				return bad(fmt.Sprintf("%s %s: it contains this host's own address %s on %s", f.key, f.pool.Network, b.Addr, b.Name), "use a range that no host's address lies in")
+			}
+		}
 		if backend == network.HostGW && f.addr != f.public {
 			return bad(fmt.Sprintf("public address %s with Backend.Type host-gw: it is not that of %s", f.public, u.Name), "leave --public-ip out or use vxlan")
 		}

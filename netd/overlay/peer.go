@@ -20,12 +20,16 @@ func (p Planner) Peer(l network.Lease) (peer network.Peer, skip string) {
 		return peer, "overlaps this machine's own subnet: remove the lease whose machine is gone"
 	}
 	for _, f := range []struct {
-		sub netip.Prefix
-		to  netip.Addr
-		own netip.Prefix
-	}{{l.V4, l.PublicIP, p.own.V4}, {l.V6, l.PublicIPv6, p.own.V6}} {
+		sub  netip.Prefix
+		to   netip.Addr
+		own  netip.Prefix
+		pool network.Pool
+	}{{l.V4, l.PublicIP, p.own.V4, p.c.V4}, {l.V6, l.PublicIPv6, p.own.V6, p.c.V6}} {
 		if !f.sub.IsValid() || !f.own.IsValid() {
 			continue
+		}
+		if f.pool.Network.Contains(f.to) {
+			return peer, fmt.Sprintf("its address %s lies in %s, and would be reached through the overlay that reaches it: use another range", f.to, f.pool.Network)
 		}
 		switch p.backend {
 		case network.VXLAN:

@@ -21,6 +21,22 @@ type Want struct {
 
 // Pick chooses the underlay: by the user's words, else where the default route goes.
 func Pick(w Want, links network.Links) (network.Underlay, error) {
+	u, err := pick(w, links)
+	for _, i := range links.Ifaces {
+		// Bridges, tunnels and cables to containers may well have addresses of the overlay. Hardware has not.
+		if err != nil || i.Name == u.Name || !slices.Contains([]string{"device", "vlan", "bond", "team"}, i.Kind) || i.Loopback {
+			continue
+		}
+		for _, a := range i.Addrs {
+			if !a.Prefix.Addr().IsLinkLocalUnicast() {
+				u.Beside = append(u.Beside, network.Beside{Name: i.Name, Addr: a.Prefix.Addr()})
+			}
+		}
+	}
+	return u, err
+}
+
+func pick(w Want, links network.Links) (network.Underlay, error) {
 	bad := func(what, hint string) (network.Underlay, error) {
 		return network.Underlay{}, &fleet.InvalidError{What: what, Hint: hint}
 	}

@@ -197,6 +197,7 @@ func TestPlan(t *testing.T) {
 			flannel("10.5.3.0/24", "192.168.0.3", "vxlan", `{"VNI":1,"VtepMAC":"zz"}`),
 			flannel("10.5.4.0/24", "192.168.0.4", "vxlan", ``),
 			{V4: pre("10.5.5.0/24"), BackendType: "vxlan"},
+			flannel("10.5.7.0/24", "10.5.200.7", "vxlan", `{"VNI":1,"VtepMAC":"02:00:00:00:00:07"}`),
 			flannel("10.5.0.0/20", "192.168.0.6", "vxlan", `{"VNI":1,"VtepMAC":"02:00:00:00:00:06"}`)}, `
 			device flannel.1 vxlan vni 1 port 8472 mac ` + mac + ` local 192.168.0.1 on eth0 mtu 1450 addr 10.5.1.0/32
 			rule prerouting udp dport 8472 notrack
@@ -208,6 +209,7 @@ func TestPlan(t *testing.T) {
 			skip 10.5.3.0-24: its backend data: parse MAC address "zz": want six hex bytes with colons
 			skip 10.5.4.0-24: its lease has no VtepMAC
 			skip 10.5.5.0-24: its lease names no address for 10.5.5.0/24
+			skip 10.5.7.0-24: its address 10.5.200.7 lies in 10.5.0.0/16, and would be reached through the overlay that reaches it: use another range
 			skip 10.5.0.0-20: overlaps this machine's own subnet: remove the lease whose machine is gone
 			mtu 1450`},
 	} {
@@ -328,6 +330,10 @@ func TestCheck(t *testing.T) {
 		{"all is well", "vxlan", "", func(*network.Config, *Self) {}},
 		{"overlay around the host", "vxlan", "invalid Network 192.168.0.0/16: it contains this host's own address 192.168.0.1 on eth0: use a range that no host's address lies in",
 			func(c *network.Config, _ *Self) { c.V4.Network = pre("192.168.0.0/16") }},
+		{"overlay around another network of the host's", "vxlan", "invalid Network 10.5.0.0/16: it contains this host's own address 10.5.7.7 on eth1: use a range that no host's address lies in",
+			func(_ *network.Config, s *Self) {
+				s.Underlay.Beside = []network.Beside{{Name: "eth2", Addr: ip("10.6.0.1")}, {Name: "eth1", Addr: ip("10.5.7.7")}}
+			}},
 		{"no IPv6 here", "vxlan", "invalid underlay eth0: it has no IPv6 address: give it one, name another with --iface, or switch off EnableIPv6",
 			func(c *network.Config, s *Self) {
 				*c, s.Underlay.V6, s.Underlay.PublicV6 = dual("vxlan"), netip.Addr{}, netip.Addr{}
@@ -357,10 +363,11 @@ func errText(err error) string {
 
 func TestPick(t *testing.T) {
 	links := network.Links{Default4: "eth0", Reach: "eth1", ReachSrc: ip("10.1.0.1"), Ifaces: []network.Iface{
-		{Name: "lo", MTU: 65536, Loopback: true, Addrs: []network.Addr{{Prefix: pre("127.0.0.1/8")}}},
+		{Name: "lo", Kind: "device", MTU: 65536, Loopback: true, Addrs: []network.Addr{{Prefix: pre("127.0.0.1/8")}}},
 		{Name: "eth0", MTU: 1500, Addrs: []network.Addr{{Prefix: pre("169.254.3.3/16")}, {Prefix: pre("192.168.0.1/24")}, {Prefix: pre("192.168.0.2/24")},
 			{Prefix: pre("fe80::1/64")}, {Prefix: pre("fd99::aaaa/64"), Temporary: true, Dynamic: true}, {Prefix: pre("fd99::9/64"), Deprecated: true}, {Prefix: pre("fd99::5/64"), Dynamic: true}}},
-		{Name: "eth1", MTU: 9000, Addrs: []network.Addr{{Prefix: pre("10.1.0.1/24")}, {Prefix: pre("10.1.0.77/24")}}},
+		{Name: "netd0", Kind: "bridge", Addrs: []network.Addr{{Prefix: pre("10.5.1.1/24")}}},
+		{Name: "eth1", Kind: "device", MTU: 9000, Addrs: []network.Addr{{Prefix: pre("10.1.0.1/24")}, {Prefix: pre("10.1.0.77/24")}}},
 	}}
 	for _, row := range []struct {
 		name string
@@ -375,7 +382,7 @@ func TestPick(t *testing.T) {
 		{"by reachability", Want{CanReach: "10.1.0.9"}, "eth1 10.1.0.1 -"},
 		{"by the public address if it is one of ours", Want{PublicIP: ip("192.168.0.2")}, "eth0 192.168.0.2 fd99::5"},
 		{"a public address of a NAT", Want{PublicIP: ip("8.8.8.8")}, "eth0 192.168.0.1 fd99::5 public 8.8.8.8"},
-		{"nothing that was asked for", Want{Ifaces: []string{"wlan0"}}, "invalid interface: none is what --iface, --iface-regex or --iface-can-reach ask for: this host has lo, eth0, eth1"},
+		{"nothing that was asked for", Want{Ifaces: []string{"wlan0"}}, "invalid interface: none is what --iface, --iface-regex or --iface-can-reach ask for: this host has lo, eth0, netd0, eth1"},
 		{"a bad expression", Want{Regexps: []string{"("}}, "invalid --iface-regex \"(\": error parsing regexp: missing closing ): `(`: write a regular expression in Go's syntax"},
 	} {
 		u, err := Pick(row.w, links)
@@ -395,6 +402,10 @@ func TestPick(t *testing.T) {
 		if got != row.want {
 			t.Errorf("%s:\n got %s\nwant %s", row.name, got, row.want)
 		}
+	}
+	u, err := Pick(Want{}, links)
+	if d := cmp.Diff([]network.Beside{{Name: "eth1", Addr: ip("10.1.0.1")}, {Name: "eth1", Addr: ip("10.1.0.77")}}, u.Beside, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" || err != nil {
+		t.Error(d, err)
 	}
 	if _, err := Pick(Want{}, network.Links{}); err == nil || !strings.Contains(err.Error(), "no default route and none named") {
 		t.Error(err)
