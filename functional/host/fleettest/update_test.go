@@ -1,0 +1,466 @@
+package fleettest
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/fleet-init/fleet/functional/host"
+	"github.com/fleet-init/fleet/internal/reboot"
+	"github.com/fleet-init/fleet/internal/registry"
+	"github.com/fleet-init/fleet/internal/rollout"
+)
+
+// releases is a release directory, its keys, and the images of what was published.
+type releases struct {
+	t               *testing.T
+	dir, keys, prog string
+	uki             string
+}
+
+const mirror = "/srv/releases"
+
+func newReleases(t *testing.T) *releases {
+	dir := t.TempDir()
+	p := &releases{t: t, dir: filepath.Join(dir, "releases"), keys: dir, prog: filepath.Join(host.Installed(t), "usr/bin/update-engine"), uki: filepath.Join(dir, "uki")}
+	for _, k := range []string{"root", "targets", "online"} {
+		p.run("keys", "new", p.file(k))
+	}
+	p.run("keys", "init", p.dir, "--root", p.file("root"), "--targets", p.file("targets"), "--online", p.file("online"))
+	if err := os.WriteFile(p.uki, []byte("a kernel"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func (p *releases) file(name string) string { return filepath.Join(p.keys, name) }
+
+func (p *releases) run(args ...string) string {
+	p.t.Helper()
+	out, err := exec.CommandContext(host.Context(p.t), p.prog, args...).CombinedOutput()
+	if err != nil {
+		p.t.Fatalf("update-engine %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// image writes the image of a release's files and returns where. Most of it is the same in all releases.
+func (p *releases) image(version string, files map[string]string) string {
+	p.t.Helper()
+	noise := make([]byte, 1200<<10)
+	r := rand.New(rand.NewPCG(7, 7))
+	for i := range noise {
+		noise[i] = byte(r.Uint32())
+	}
+	all := map[string]string{"usr/share/fleet-os/bulk": string(noise), "usr/share/fleet-os/version": version + "\n"}
+	for k, v := range files {
+		all[k] = v
+	}
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	var names []string
+	for n := range all {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		err := w.WriteHeader(&tar.Header{Name: n, Mode: 0o644, Size: int64(len(all[n])), ModTime: time.Unix(1700000000, 0)})
+		if _, werr := w.Write([]byte(all[n])); err != nil || werr != nil {
+			p.t.Fatal(err, werr)
+		}
+	}
+	if err := errors.Join(w.Close(), os.WriteFile(p.file("usr-"+version), buf.Bytes(), 0o644)); err != nil {
+		p.t.Fatal(err)
+	}
+	return p.file("usr-" + version)
+}
+
+// publish puts a release into the directory, with a delta against another.
+func (p *releases) publish(version, base string, files map[string]string) {
+	p.t.Helper()
+	p.run("publish", p.dir, "--keys", p.file("targets")+","+p.file("online"), "--version", version, "--usr", p.image(version, files), "--uki", p.uki,
+		"--base", p.file("usr-"+base))
+}
+
+// tree is a folder as Options.Files and WriteFiles want it, below another path.
+func (p *releases) tree(dir, at string) map[string]string {
+	p.t.Helper()
+	out := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		out[at+strings.TrimPrefix(path, dir)] = string(b)
+		return err
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return out
+}
+
+// updating is a cluster whose hosts run release 1.0.0 from slot a, and take what is published without being asked.
+type updating struct {
+	*rig
+	*releases
+}
+
+func bootUpdating(t *testing.T) *updating {
+	p := newReleases(t)
+	slots := filepath.Join(t.TempDir(), "host")
+	p.run("install", slots, "--version", "1.0.0", "--usr", p.image("1.0.0", nil), "--uki", p.uki, "--slot-size", "2000000")
+	fleetFiles := host.FleetFiles(3, usual)
+	r := bootFiles(t, 3, func(i int) map[string]string {
+		files := fleetFiles(i)
+		for path, content := range p.tree(slots, "/var/lib/update-engine/host") {
+			files[path] = content
+		}
+		group := "default"
+		if i == 1 {
+			group = "canary"
+		}
+		files["/etc/fleet/update.conf"] = `mirrors = file://` + mirror + `
+root = /etc/fleet/root.json
+group = ` + group + `
+interval = 2s
+retry = 1s
+tries = 2
+gate_time = 1s
+gate_timeout = 25s
+`
+		files["/etc/fleet/root.json"] = p.run("keys", "root", p.dir)
+		files["/etc/systemd/system/multi-user.target.d/update.conf"] = "[Unit]\nWants=update-engine.service\n"
+		files["/etc/systemd/system/boot-complete.target.requires/update-engine-gate.service"] = "[Unit]\n"
+		return files
+	}).formed()
+	return &updating{r, p}
+}
+
+// offer brings the release directory onto the hosts.
+func (u *updating) offer() {
+	u.rig.t.Helper()
+	files := u.tree(u.dir, mirror)
+	for _, h := range u.Hosts() {
+		if h.On() {
+			u.must(h.WriteFiles(u.ctx, files))
+		}
+	}
+}
+
+// reports are what the hosts say of their updates, by host name.
+func (u *updating) reports() (map[string]rollout.Host, error) {
+	var answer struct{ Hosts []rollout.Host }
+	err := errors.New("no host is on")
+	for _, h := range u.Hosts() {
+		if !h.On() {
+			continue
+		}
+		path, perr := h.Path("/run/fleet.sock")
+		if perr != nil {
+			continue
+		}
+		if err = ask(u.ctx, path, http.MethodGet, "updates", nil, &answer); err == nil {
+			break
+		}
+	}
+	out := map[string]rollout.Host{}
+	for _, x := range answer.Hosts {
+		for _, h := range u.Hosts() {
+			if h.MachineID == x.Machine {
+				out[h.Name] = x
+			}
+		}
+	}
+	return out, err
+}
+
+// ask makes a request on a fleetd's socket.
+func ask(ctx context.Context, socket, method, path string, in, out any) error {
+	b, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	c := http.Client{Transport: &http.Transport{DialContext: unixDialer(socket), DisableKeepAlives: true}}
+	req, err := http.NewRequestWithContext(ctx, method, "http://fleet/fleet/v1/"+path, bytes.NewReader(b))
+	if err != nil {
+		return err
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		return fmt.Errorf("%s %s: %s", method, path, resp.Status)
+	}
+	return json.NewDecoder(resp.Body).Decode(out)
+}
+
+// proven waits until these hosts run a release that has proven itself, and are at rest.
+func (u *updating) proven(version string, hosts ...*host.Host) {
+	u.rig.t.Helper()
+	u.wait(fmt.Sprintf("%v to run %s", hostNames(hosts), version), func() error {
+		all, err := u.reports()
+		for _, h := range hosts {
+			if x := all[h.Name]; err == nil && (x.Running != version || !x.Good || x.Phase != "idle" && x.Phase != "checking") {
+				err = fmt.Errorf("%s runs %s, is %s: %s", h.Name, x.Running, x.Phase, x.Why)
+			}
+		}
+		return err
+	})
+	for _, h := range hosts {
+		if got := h.Must(u.rig.t, "cat", "/usr/share/fleet-os/version"); got != version {
+			u.rig.t.Errorf("%s has the files of %s", h.Name, got)
+		}
+	}
+}
+
+// holders are the machines with a permit, of all groups.
+func (u *updating) holders() (ids []string, err error) {
+	err = u.anyRegistry(func(ctx context.Context, _ *registry.Registry, c *clientv3.Client) error {
+		ids = nil
+		resp, err := c.Get(ctx, "/fleet/reboot/", clientv3.WithPrefix())
+		if err != nil {
+			return err
+		}
+		for _, e := range resp.Kvs {
+			var s reboot.Semaphore
+			if err := json.Unmarshal(e.Value, &s); err != nil {
+				return err
+			}
+			for _, h := range s.Holders {
+				ids = append(ids, h.ID)
+			}
+		}
+		return nil
+	})
+	return ids, err
+}
+
+// leaving waits until a host has a permit, and returns it.
+func (u *updating) leaving() *host.Host {
+	u.rig.t.Helper()
+	var found *host.Host
+	u.wait("a host to get a permit", func() error {
+		ids, err := u.holders()
+		if err != nil {
+			return err
+		}
+		for _, h := range u.Hosts() {
+			if slices.Contains(ids, h.MachineID) {
+				found = h
+				return nil
+			}
+		}
+		return errors.New("nobody has one")
+	})
+	return found
+}
+
+// load writes to the store all the time. end says for how long it did not take a write at a stretch, and how many hosts were away at once
+// at most.
+func (u *updating) load() (end func() (longest time.Duration, away int)) {
+	ctx, cancel := context.WithCancel(u.ctx)
+	var wg sync.WaitGroup
+	var longest time.Duration
+	most := 0
+	wg.Go(func() {
+		last := time.Now()
+		for i := 0; ctx.Err() == nil; i++ {
+			err := u.anyRegistry(func(ctx context.Context, _ *registry.Registry, c *clientv3.Client) error {
+				_, err := c.Put(ctx, "/load", fmt.Sprint(i))
+				return err
+			})
+			if ctx.Err() == nil {
+				longest = max(longest, time.Since(last))
+			}
+			if err == nil {
+				last = time.Now()
+			}
+			if ids, err := u.holders(); err == nil {
+				most = max(most, len(ids))
+			}
+		}
+	})
+	return func() (time.Duration, int) {
+		cancel()
+		wg.Wait()
+		return longest, most
+	}
+}
+
+// neverGone checks by what systemd wrote on all hosts that a unit that has come up has had a running copy ever since.
+func (u *updating) neverGone(units ...string) {
+	u.rig.t.Helper()
+	for _, name := range units {
+		up := map[string]bool{}
+		began := false
+		for _, e := range u.history(name) {
+			switch e.what {
+			case "started":
+				up[e.host], began = true, true
+			case "stopping", "stopped":
+				delete(up, e.host)
+			}
+			if began && len(up) == 0 {
+				u.rig.t.Errorf("%s ran nowhere after it went down on %s: %v", name, e.host, u.history(name))
+				break
+			}
+		}
+		if !began {
+			u.rig.t.Errorf("%s never came up", name)
+		}
+	}
+}
+
+// TestThreeHostsUpdateAndABadReleaseComesBack is the life of releases on real hosts: good ones, one after the other host; a bad one; and
+// what may befall a host on its way.
+func TestThreeHostsUpdateAndABadReleaseComesBack(t *testing.T) {
+	t.Parallel()
+	u := bootUpdating(t)
+	h1 := u.Host(1)
+	u.offer()
+	u.proven("1.0.0", u.Hosts()...)
+	u.ctl(h1, "submit", examples+"web@.service")
+	webs := []string{web(1), web(2), web(3)}
+	u.ctl(h1, append([]string{"start"}, webs...)...)
+	u.once(webs...)
+
+	u.part("one host at a time, no unit lost, never below quorum", func(u *updating) {
+		end := u.load()
+		u.publish("2.0.0", "1.0.0", nil)
+		u.offer()
+		u.proven("2.0.0", u.Hosts()...)
+		_, away := end()
+		if away != 1 {
+			u.rig.t.Errorf("%d hosts had a permit at once", away)
+		}
+		u.once(webs...)
+		u.neverGone(webs...)
+		u.settled()
+	})
+	u.part("a bad release returns on the canary and goes no further", func(u *updating) {
+		u.publish("3.0.0", "2.0.0", map[string]string{"usr/lib/systemd/system/fleetd.service.d/bad.conf": "[Service]\nEnvironment=FLEET_CLUSTER_SIZE=2\n"})
+		u.rollout(map[string]any{"do": "start", "version": "3.0.0", "pace": "emergency", "percent": 100, "canary": "canary", "canary_good": 1})
+		u.offer()
+		u.wait("the rollout to stop", func() error {
+			all, err := u.reports()
+			if err == nil && all["h1"].Refused["3.0.0"] == "" {
+				err = fmt.Errorf("h1 runs %s, is %s: %s", all["h1"].Running, all["h1"].Phase, all["h1"].Why)
+			}
+			return err
+		})
+		u.proven("2.0.0", u.Hosts()...)
+		u.wait("the others to say why not", func() error {
+			all, err := u.reports()
+			for _, h := range []string{"h2", "h3"} {
+				if err == nil && !strings.Contains(all[h].Why, "the rollout of 3.0.0 has stopped") {
+					err = fmt.Errorf("%s says %q", h, all[h].Why)
+				}
+			}
+			return err
+		})
+		for _, h := range u.others(h1) {
+			if text, err := h.Journal(u.ctx, "update-engine.service"); err != nil || strings.Contains(text, "staging 3.0.0") {
+				u.rig.t.Errorf("%s took the bad release: %v", h.Name, err)
+			}
+		}
+		u.neverGone(webs...)
+	})
+	u.part("the permit's holder is killed", func(u *updating) {
+		u.publish("4.0.0", "2.0.0", nil)
+		u.offer()
+		dead := u.leaving()
+		u.must(dead.PowerOff(u.ctx))
+		rest := u.others(dead)
+		u.wait("the others to wait for it", func() error {
+			all, err := u.reports()
+			for _, h := range rest {
+				if err == nil && !strings.Contains(all[h.Name].Why, "no reboot permit") {
+					err = fmt.Errorf("%s is %s: %s", h.Name, all[h.Name].Phase, all[h.Name].Why)
+				}
+			}
+			return err
+		})
+		u.once(webs...)
+		u.must(dead.Boot(u.ctx))
+		u.offer()
+		u.proven("4.0.0", u.Hosts()...)
+		u.once(webs...)
+	})
+	u.part("the store is cut off mid-way", func(u *updating) {
+		u.publish("5.0.0", "4.0.0", nil)
+		u.offer()
+		u.leaving()
+		for _, h := range u.Hosts() {
+			u.must(h.Cut(u.ctx))
+		}
+		u.wait("no host to reach the store", func() error {
+			if _, err := u.snapshot(); err == nil {
+				return errors.New("it answers")
+			}
+			return nil
+		})
+		for _, h := range u.Hosts() {
+			u.must(h.Heal(u.ctx))
+		}
+		u.proven("5.0.0", u.Hosts()...)
+		u.once(webs...)
+		u.settled()
+		all, err := u.reports()
+		u.must(err)
+		for name, x := range all {
+			if x.Refused["5.0.0"] != "" || x.Refused["4.0.0"] != "" {
+				u.rig.t.Errorf("%s holds an outage against a release: %v", name, x.Refused)
+			}
+		}
+		if ids, err := u.holders(); err != nil || len(ids) > 0 {
+			u.rig.t.Errorf("permits are left: %v, %v", ids, err)
+		}
+	})
+}
+
+// part is a subtest on the same cluster.
+func (u *updating) part(name string, f func(u *updating)) {
+	u.rig.t.Helper()
+	u.sub(name, func(r *rig) {
+		p := *u.releases
+		p.t = r.t
+		f(&updating{r, &p})
+	})
+}
+
+// rollout changes the rollout of the hosts' channel.
+func (u *updating) rollout(do map[string]any) {
+	u.rig.t.Helper()
+	path, err := u.Host(2).Path("/run/fleet.sock")
+	u.must(err)
+	var out rollout.Rollout
+	u.must(ask(u.ctx, path, http.MethodPost, "rollouts/fleet.amd64.stable", do, &out))
+}
+
+func unixDialer(path string) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}
+}
