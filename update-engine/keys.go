@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -18,6 +19,9 @@ func keys(ctx context.Context, j job) error {
 		{"keys init", "DIR --root FILES --targets FILES --online FILES", "", keysInit},
 		{"keys rotate", "DIR --root FILES --targets FILES --online FILES --sign FILES", "", keysRotate},
 		{"keys root", "DIR", "", keysRoot},
+		{"keys pending", "DIR", "", keysPending},
+		{"keys sign", "DIR --keys FILES", "", keysSign},
+		{"keys commit", "DIR --keys ONLINE", "", keysCommit},
 	}
 	if len(j.args) > 0 {
 		for _, v := range verbs {
@@ -101,6 +105,7 @@ func keysRotate(_ context.Context, j job) error {
 	f, _ := j.flags()
 	roles := roleFlags(f)
 	sign := f.StringSlice("sign", nil, "private key files: enough old root keys, beside the new keys")
+	propose := f.Bool("propose", false, "only propose it: others sign with keys sign, then keys commit")
 	if err := j.parse(f, 1, 1); err != nil {
 		return err
 	}
@@ -113,7 +118,11 @@ func keysRotate(_ context.Context, j job) error {
 		return err
 	}
 	all := append(append(append(old, r.Root...), r.Targets...), r.Online...)
-	return trust.Repo{Dir: f.Arg(0), Expiry: trust.DefaultExpiry()}.Rotate(r, all, time.Now())
+	repo := trust.Repo{Dir: f.Arg(0), Expiry: trust.DefaultExpiry()}
+	if *propose {
+		return repo.ProposeRotate(r, all, time.Now())
+	}
+	return repo.Rotate(r, all, time.Now())
 }
 
 // keysRoot prints the root metadata: what images carry as /usr/share/fleet/root.json.
@@ -127,4 +136,57 @@ func keysRoot(_ context.Context, j job) error {
 		_, err = fmt.Fprintf(j.stdout, "%s", b)
 	}
 	return err
+}
+
+// keysPending shows the change that waits for signatures.
+func keysPending(_ context.Context, j job) error {
+	f, _ := j.flags()
+	if err := j.parse(f, 1, 1); err != nil {
+		return err
+	}
+	list, err := trust.Repo{Dir: f.Arg(0)}.Pending()
+	if err != nil {
+		return err
+	}
+	for _, w := range list {
+		ready := "waits"
+		if w.Enough() {
+			ready = "ready"
+		}
+		fmt.Fprintf(j.stdout, "%s %d: %d of %d signatures, %s\n", w.Role, w.Version, len(w.Signed), w.Need, ready)
+		for _, k := range w.Keys {
+			mark := " "
+			if slices.Contains(w.Signed, k) {
+				mark = "x"
+			}
+			fmt.Fprintf(j.stdout, "  [%s] key %s\n", mark, k[:12])
+		}
+		for _, c := range w.Changes {
+			fmt.Fprintf(j.stdout, "  %s\n", c)
+		}
+	}
+	return nil
+}
+
+// keysSign adds one person's signature to the pending change. What is signed is shown first by keys pending.
+func keysSign(_ context.Context, j job) error {
+	return withKeys(j, "private key files", func(r trust.Repo, keys []trust.Key) error { return r.Sign(keys) })
+}
+
+// keysCommit puts the pending change in place.
+func keysCommit(_ context.Context, j job) error {
+	return withKeys(j, "the online key's private file", func(r trust.Repo, keys []trust.Key) error { return r.Commit(keys, time.Now()) })
+}
+
+func withKeys(j job, help string, do func(trust.Repo, []trust.Key) error) error {
+	f, _ := j.flags()
+	files := f.StringSlice("keys", nil, help)
+	if err := j.parse(f, 1, 1); err != nil {
+		return err
+	}
+	keys, err := readKeys(*files)
+	if err != nil {
+		return err
+	}
+	return do(trust.Repo{Dir: f.Arg(0), Expiry: trust.DefaultExpiry()}, keys)
 }

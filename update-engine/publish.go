@@ -73,6 +73,7 @@ func publish(ctx context.Context, j job) error {
 	hashAt := f.Int64("hash-at", 0, "where in the image the verity superblock is")
 	minFrom := f.String("min-from", "", "oldest version that may go directly to this one")
 	stop := f.Bool("stop", false, "older hosts must run this release before any newer")
+	propose := f.Bool("propose", false, "only propose it: others sign with keys sign, then keys commit")
 	options := f.String("options", "", "words for the kernel's command line that the release needs")
 	notes := f.StringArray("note", nil, "a line for people")
 	if err := j.parse(f, 1, 1); err != nil {
@@ -115,7 +116,11 @@ func publish(ctx context.Context, j job) error {
 	if err != nil {
 		return err
 	}
-	return r.Publish(map[string][]byte{at: text, p.path(): list}, keys, time.Now())
+	files := map[string][]byte{at: text, p.path(): list}
+	if *propose {
+		return r.Propose(files, keys, time.Now())
+	}
+	return r.Publish(files, keys, time.Now())
 }
 
 // build makes the payload files of a release.

@@ -1,14 +1,12 @@
 package trust
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -163,6 +161,8 @@ func signBy[T metadata.Roles](m *metadata.Metadata[T], keys []Key, roles ...*met
 		if err != nil {
 			return err
 		}
+		// Signed before: the old one goes, it may be of another text.
+		m.Signatures = slices.DeleteFunc(m.Signatures, func(s metadata.Signature) bool { return s.KeyID == id })
 		if _, err := m.Sign(signer); err != nil {
 			return err
 		}
@@ -233,32 +233,14 @@ func (r Repo) Publish(files map[string][]byte, keys []Key, now time.Time) error 
 		return err
 	}
 	r.next(s, now, true)
-	for p, b := range files {
-		if !fs.ValidPath(p) || strings.Contains(p, "\\") {
-			return fmt.Errorf("publish %q: want a clean relative path", p)
-		}
-		if b == nil {
-			delete(s.targets.Signed.Targets, p)
-			continue
-		}
-		if len(b) > maxTarget {
-			return fmt.Errorf("publish %s: %d bytes, at most %d", p, len(b), maxTarget)
-		}
-		info, err := metadata.TargetFile().FromBytes(p, b, "sha256")
-		if err != nil {
-			return fmt.Errorf("publish %s: %w", p, err)
-		}
-		s.targets.Signed.Targets[p] = info
+	if err := s.change(files); err != nil {
+		return err
 	}
 	if err := s.sign(keys, true); err != nil {
 		return err
 	}
-	for p, b := range files {
-		if b != nil {
-			if err := put(r.path("targets/"+stored(p, fmt.Sprintf("%x", sha256.Sum256(b)))), b); err != nil {
-				return err
-			}
-		}
+	if err := r.putTargets(files); err != nil {
+		return err
 	}
 	return r.write(s, true)
 }
