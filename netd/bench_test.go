@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -192,7 +193,7 @@ func BenchmarkPath(b *testing.B) {
 
 // BenchmarkCluster puts thousands of leases into the store and takes the time until the kernel has them.
 func BenchmarkCluster(b *testing.B) {
-	c := newCluster(b, `{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}`)
+	c := newCluster(b, `{"Network":"10.0.0.0/8","SubnetMin":"10.200.0.0","Backend":{"Type":"vxlan"}}`) // the made-up ones have 10.100 and on
 	h := c.host(1)
 	lease := func(i, mac int) kv.Op {
 		return kv.Op{Key: fmt.Sprintf("/coreos.com/network/subnets/10.%d.%d.0-24", 100+i>>8, i&255),
@@ -262,6 +263,31 @@ func BenchmarkCluster(b *testing.B) {
 		slices.Sort(v)
 		return v[len(v)/2]
 	}
+	// newHost starts netd on a host that has never had one, and takes the time until a connection through the overlay to the first host
+	// stands: both have the way to the other.
+	h.Echo()
+	to := netip.MustParsePrefix(h.env("FLANNEL_SUBNET")).Masked().Addr().String() // on the first host's device
+	newHost := func(n int) float64 {
+		next := c.cable(n)
+		begun := time.Now()
+		ready := next.launch()
+		for time.Since(begun) < time.Minute {
+			var conn net.Conn
+			var err error
+			next.Do(func() { conn, err = net.DialTimeout("tcp", net.JoinHostPort(to, "7"), 20*time.Millisecond) })
+			if err == nil {
+				took := time.Since(begun).Seconds() * 1000
+				err := errors.Join(<-ready, conn.Close())
+				next.stop(syscall.SIGTERM)
+				if _, gone := next.netd("cleanup", "--release"); err != nil || gone != nil {
+					b.Fatal(err, gone)
+				}
+				return took
+			}
+		}
+		b.Fatalf("no way to %s:\n%s", to, next.log())
+		return 0
+	}
 	mac := func(i, m int) string { return fmt.Sprintf("02:00:00:%02x:%02x:%02x", m, i>>8, i&255) }
 	at := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(100 + i>>8), byte(i & 255), 0}) }
 	for b.Loop() {
@@ -272,6 +298,7 @@ func BenchmarkCluster(b *testing.B) {
 		write(ops)
 		wait(10, at(9), mac(9, 1))
 		b.ReportMetric(median(10), "ms-one-more-of-10")
+		b.ReportMetric(newHost(2), "ms-new-host-beside-20")
 		ops = nil
 		for i := 19; i < 5000; i++ {
 			ops = append(ops, lease(i, 1))
@@ -290,6 +317,7 @@ func BenchmarkCluster(b *testing.B) {
 		wait(5000, at(4999), mac(4999, 2))
 		b.ReportMetric(time.Since(begun).Seconds()*1000, "ms-500-change")
 		b.ReportMetric(median(5000), "ms-one-more-of-5000")
+		b.ReportMetric(newHost(3), "ms-new-host-beside-5000")
 		s := h.status()
 		b.ReportMetric(float64(s.Turn.Microseconds())/1000, "ms-full-turn-of-5000")
 		b.ReportMetric(float64(rss(h.cmd.Process.Pid))/1024, "MB-memory")
