@@ -129,8 +129,8 @@ func (a *Agent) leaseWake() <-chan struct{} {
 	return a.Lease.Wake()
 }
 
-// unheld lets bound units start at once when the lease is back.
-func (a *Agent) unheld() {
+// LeaseIsBack lets bound units start at once when the lease is back.
+func (a *Agent) LeaseIsBack() {
 	for id := range a.tried {
 		if id.kind == Start && a.disk[id.unit].bound() {
 			delete(a.tried, id)

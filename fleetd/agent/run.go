@@ -248,7 +248,7 @@ func (r *runner) wait(ctx context.Context, updates <-chan Orders, timer <-chan t
 	case end := <-r.let:
 		r.hasLetGo(time.Now(), end)
 	case <-r.leaseWake():
-		r.unheld()
+		r.LeaseIsBack()
 	case d := <-r.dumps:
 		d <- r.dump()
 	case <-r.Signals.Wake():

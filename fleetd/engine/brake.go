@@ -65,8 +65,8 @@ func (m *machine) vital() bool {
 	return m.seen || slices.ContainsFunc(m.on, func(e entry) bool { return !e.p.handover && !e.p.u.needs.global && e.p.u.needs.machineID == "" })
 }
 
-// mostMissing tells whether of the machines that carry units more than half are missing.
-func (s *State) mostMissing() bool {
+// MostMissing tells whether of the machines that carry units more than half are missing.
+func (s *State) MostMissing() bool {
 	vital, missing := 0, 0
 	for _, m := range s.machines {
 		if m.here && len(m.on) > 0 || !m.here && m.vital() {
@@ -82,7 +82,7 @@ func (s *State) mostMissing() bool {
 // awaitMost waits, when a term begins and most machines that carry units are missing, until they are back: after an outage of the store all
 // registrations may have ended, and the first to be back would get all units.
 func (l *Leader) awaitMost(ctx context.Context, state *State, changes <-chan fleet.Changes, wakeCollect func()) error {
-	for end := time.Now().Add(l.TTL); state.mostMissing() && time.Now().Before(end); {
+	for end := time.Now().Add(l.TTL); state.MostMissing() && time.Now().Before(end); {
 		if err := l.takeBurst(ctx, state, changes, true, wakeCollect); err != nil {
 			return err
 		}
@@ -90,29 +90,46 @@ func (l *Leader) awaitMost(ctx context.Context, state *State, changes <-chan fle
 	return nil
 }
 
-// brake pulls the brake or lets it go, before a turn could move anything.
-func (l *Leader) brake(ctx context.Context, term fleet.Term, state *State) error {
-	now := state.Brake(state.brake, l.BrakeShare)
-	if now == state.brake {
-		return nil
+// Braker is where the brake is stored.
+type Braker interface {
+	// SetBrake writes the brake, nil deletes it; was is the one planned on. ErrConflict: it is another, or the term is over.
+	SetBrake(ctx context.Context, t fleet.Term, was, now *fleet.Brake) error
+}
+
+// UseBrake pulls the brake or lets it go, before a turn could move anything. changed: it did.
+func (s *State) UseBrake(ctx context.Context, store Braker, term fleet.Term, share int) (now *fleet.Brake, changed bool, err error) {
+	now = s.Brake(s.brake, share)
+	if now == s.brake {
+		return now, false, nil
 	}
-	err := l.Store.SetBrake(ctx, term, state.brake, now)
+	err = store.SetBrake(ctx, term, s.brake, now)
 	if errors.Is(err, fleet.ErrConflict) {
 		// An operator was faster, or the term is over: the watch or the next commit will tell. Nothing is moved until then.
-		l.Log.Debug("the brake has changed meanwhile", "err", err)
-		state.SetBrake(&fleet.Brake{})
-		return nil
+		s.SetBrake(&fleet.Brake{})
+		return s.brake, false, nil
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		s.SetBrake(now)
 	}
+	return now, err == nil, err
+}
+
+// brake is UseBrake, told to people.
+func (l *Leader) brake(ctx context.Context, term fleet.Term, state *State) error {
 	was := state.brake
-	state.SetBrake(now)
-	if now.On() {
+	now, changed, err := state.UseBrake(ctx, l.Store, term, l.BrakeShare)
+	l.count(func(c *Counters) {
+		if c.Missing = 0; now.On() {
+			c.Missing = len(now.Missing)
+		}
+	})
+	switch {
+	case err != nil || !changed:
+	case now.On():
 		l.Log.Error("many machines vanished at once: nothing is moved away from them until enough are back, or somebody says fleetctl resume",
 			"machines", len(now.Missing), "of", now.Of)
-	} else if was.On() {
+	case was.On():
 		l.Log.Info("enough machines are back: units of the others are moved again")
 	}
-	return nil
+	return err
 }

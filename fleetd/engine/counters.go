@@ -18,6 +18,7 @@ type Counters struct {
 	Failures  uint64                        // commits that ended the term
 	Resyncs   uint64                        // snapshots read because a watch had ended
 	Collected uint64                        // unused texts deleted
+	Missing   int                           // machines for which the brake is on
 }
 
 // Counters returns a copy.

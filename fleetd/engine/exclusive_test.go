@@ -207,7 +207,7 @@ func TestTwoOfThreeMachinesPullNoBrake(t *testing.T) {
 	if b := s.Brake(nil, 33); b != nil {
 		t.Errorf("%+v", b)
 	}
-	if !s.mostMissing() {
+	if !s.MostMissing() {
 		t.Error("two of three are not most")
 	}
 	s.RemoveMachine(id(3))

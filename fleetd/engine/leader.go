@@ -24,8 +24,7 @@ type Store interface {
 	Commit(ctx context.Context, t fleet.Term, ds []fleet.Decision) (rev int64, conflicts []fleet.Decision, err error)
 	// Collect deletes texts that nothing names any more and returns how many.
 	Collect(ctx context.Context, t fleet.Term) (int, error)
-	// SetBrake writes the brake, nil deletes it; was is the one planned on. ErrConflict: it is another, or the term is over.
-	SetBrake(ctx context.Context, t fleet.Term, was, now *fleet.Brake) error
+	Braker
 }
 
 // Election decides who leads.

@@ -116,7 +116,7 @@ func Run(ctx context.Context, c Config) error {
 // Feeder moves the deadline on. A keep-alive that was answered counts from when it was sent: the store may have got it at once, and the answer
 // may have taken its time.
 type Feeder struct {
-	path string
+	save func(until time.Duration) error
 	now  func() time.Duration
 
 	mu       sync.Mutex // guards what follows
@@ -130,14 +130,19 @@ type Feeder struct {
 
 // NewFeeder goes on from where an earlier process of fleetd was.
 func NewFeeder(path string, now func() time.Duration) (*Feeder, error) {
-	f := &Feeder{path: path, now: now, wake: make(chan struct{}, 1)}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
-	if until, err := read(path); err == nil {
-		f.until = until
+	until, err := read(path)
+	if err != nil {
+		until = 0 // none yet
 	}
-	return f, nil
+	return NewFeederOver(until, func(until time.Duration) error { return write(path, until) }, now), nil
+}
+
+// NewFeederOver is a Feeder whose deadline is somewhere else than in a file, and is until so far.
+func NewFeederOver(until time.Duration, save func(time.Duration) error, now func() time.Duration) *Feeder {
+	return &Feeder{until: until, save: save, now: now, wake: make(chan struct{}, 1)}
 }
 
 // Renewed tells of a lease that was granted or renewed by a request that was sent at sent, for a registration (its create revision).
@@ -166,7 +171,7 @@ func (f *Feeder) feed() error {
 		return nil
 	}
 	was := f.until > f.now()
-	if err := write(f.path, until); err != nil {
+	if err := f.save(until); err != nil {
 		return fmt.Errorf("move the deadline of exclusive units on: %w", err)
 	}
 	f.until = until

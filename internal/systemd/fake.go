@@ -23,6 +23,8 @@ type FakeOptions struct {
 	// Refuse, if set, is asked before each call (States, Load, Unload, Reload, Start, Stop, Restart), with each unit's name or "" for Reload. Its
 	// error is the call's.
 	Refuse func(call string, name unit.Name) error
+	// Guard, if set, is asked when a unit that is bound to the guard starts it: whether it is fed.
+	Guard func() bool
 }
 
 // Fake is a small systemd: it runs no processes, but has systemd's jobs, states, results, memory and forgetfulness, as far as
@@ -45,6 +47,9 @@ type Fake struct {
 	most  int // most jobs at once
 	own   string
 	wake  chan struct{}
+
+	extras map[unit.Name]extra
+	guard  fleet.UnitStatus
 }
 
 // NewFake returns a systemd without units.
@@ -68,6 +73,8 @@ func NewFake(o FakeOptions) *Fake {
 		mem:   map[unit.Name]*fakeUnit{},
 		moved: map[unit.Name]bool{},
 		wake:  make(chan struct{}, 1),
+
+		extras: map[unit.Name]extra{},
 	}
 }
 
@@ -90,6 +97,7 @@ func (f *Fake) pass() {
 		u.due, u.then = time.Time{}, nil
 		then(at)
 		f.forget(n)
+		f.unneeded()
 	}
 }
 
@@ -159,6 +167,10 @@ func (f *Fake) States(_ context.Context, names []unit.Name) (map[unit.Name]fleet
 		if err := f.opt.Refuse("States", n); err != nil {
 			return nil, err
 		}
+		if n == guardUnit {
+			found[n] = f.guard
+			continue
+		}
 		u := f.get(n)
 		found[n] = fleet.UnitStatus{Load: u.load, Active: u.active, Sub: u.sub, Result: u.result, Since: u.since, Job: u.job,
 			Stale: f.stale(n)}
@@ -178,6 +190,11 @@ func (f *Fake) Load(_ context.Context, files []fleet.UnitPath) (stale bool, errs
 		}
 		f.disable(p.Name)
 		f.links[p.Name] = p.Path
+		if x := extraOf(p.DropIns); x != (extra{}) {
+			f.extras[p.Name] = x
+		} else {
+			delete(f.extras, p.Name)
+		}
 		stale = f.enable(p) || stale
 		stale = f.stale(p.Name) || stale
 	}
@@ -231,6 +248,7 @@ func (f *Fake) Unload(_ context.Context, names []unit.Name) map[unit.Name]error 
 		}
 		f.disable(n)
 		delete(f.links, n)
+		delete(f.extras, n)
 		if u := f.mem[n]; u != nil && u.active == "failed" {
 			u.active, u.sub, u.result = "inactive", "dead", "success"
 			f.changed(u)

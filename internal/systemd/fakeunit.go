@@ -231,6 +231,9 @@ func (u *fakeUnit) keep(f *Fake, at time.Time) {
 
 // run executes a unit.
 func (f *Fake) run(u *fakeUnit, at time.Time) {
+	if !f.guarded(u, at) {
+		return
+	}
 	u.result = "success"
 	if sub, ok := activeSub(u.name.Type()); ok {
 		f.to(u, at, "active", sub)
@@ -318,6 +321,9 @@ func (f *Fake) stop(u *fakeUnit) error {
 	}
 	takes, _, _ := lasts(u.command("ExecStop"))
 	limit, result := u.span("TimeoutStopSec", 90*time.Second), "success"
+	if x := f.extras[u.name]; x.limit > 0 {
+		limit = x.limit
+	}
 	if takes > limit {
 		takes, result = limit, "timeout"
 	}
