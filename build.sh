@@ -61,7 +61,7 @@ need_hosts() {
 # The commands there are, of those this project has.
 commands() {
 	local dir
-	for dir in fleetd fleetd/fleet-guard fleetctl netd update-engine; do
+	for dir in fleetd fleetd/fleet-guard fleetctl netd update-engine image/cloudconfig/cloud-config; do
 		[[ ! -e $dir/main.go ]] || echo "./$dir"
 	done
 }
@@ -99,9 +99,7 @@ complete() {
 
 install_to() {
 	local dest=$1 f
-	[[ -n $dest ]] || die "install needs a folder: ./build.sh image [FLAGS]    the OS image, in .cache/image/out; --help lists the flags; as root
-./build.sh tree [FLAGS]     only its root tree, which boots in nspawn too; prints the folder
-./build.sh install DESTDIR ('/' for this machine)"
+	[[ -n $dest ]] || die "install needs a folder: ./build.sh install DESTDIR ('/' for this machine)"
 	build
 	for f in $(commands); do
 		install -D -m 755 "bin/${f##*/}" "$dest/usr/bin/${f##*/}"

@@ -35,7 +35,7 @@ rm -rf "$root/usr/lib/udev/hwdb.d" "$root/usr/share/ca-certificates"
 
 # netd is started by the first unit that wants an address: without a network configured in the store it would wait, and the boot with it.
 for link in multi-user.target.wants/fleetd.service multi-user.target.wants/update-engine.service \
-	multi-user.target.wants/cloud-config.service boot-complete.target.requires/update-engine-gate.service sockets.target.wants/fleet.socket sockets.target.wants/ssh.socket \
+	sysinit.target.wants/cloud-config.service boot-complete.target.requires/update-engine-gate.service sockets.target.wants/fleet.socket sockets.target.wants/ssh.socket \
 	multi-user.target.wants/systemd-networkd.service multi-user.target.wants/systemd-resolved.service \
 	sysinit.target.wants/systemd-timesyncd.service; do
 	unit=${link##*/}

@@ -217,3 +217,17 @@ func (h *Host) Read(path string) ([]byte, error) {
 	}
 	return bytes.Clone(data), err
 }
+
+// Forget removes a file of ours; that it is not there is no error.
+func (h *Host) Forget(path string) error {
+	if err := os.Remove(h.at(path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Unit tells systemd something about a unit, and does not wait for it.
+func (h *Host) Unit(ctx context.Context, verb, name string) error {
+	_, err := h.exec(ctx, "", "systemctl", "--no-block", verb, name)
+	return err
+}
