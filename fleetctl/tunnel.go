@@ -20,6 +20,7 @@ func (a *app) dialer() *ssh.Dialer {
 		User: a.opts.sshUser, DefaultUser: "core", Timeout: a.opts.sshTimeout, Strict: a.opts.strictHost,
 		KnownHosts: expandHome(a.opts.knownHosts, home), Home: home, AgentSocket: lookup(a.env, "SSH_AUTH_SOCK"),
 		ForwardAgent: a.opts.forwardAgent, Ask: a.ask, Notice: func(text string) { a.warn("%s", text) },
+		Stderr: a.err,
 	})
 }
 

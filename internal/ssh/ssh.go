@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -31,6 +32,7 @@ type Options struct {
 	ForwardAgent bool
 	Ask          func(question string) bool // whether to accept an unknown host's key
 	Notice       func(text string)          // told what the user should see
+	Stderr       io.Writer                  // of a ProxyCommand; nil: nowhere
 }
 
 // Dialer connects to hosts. It is not safe for use by many goroutines.
@@ -45,14 +47,9 @@ type Dialer struct {
 func NewDialer(o Options) *Dialer {
 	d := &Dialer{Options: o}
 	for _, path := range []string{filepath.Join(o.Home, ".ssh/config"), "/etc/ssh/ssh_config"} {
-		f, err := os.Open(path)
+		c, err := readConfig(path, o.Notice)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
-		}
-		var c *ssh_config.Config
-		if err == nil {
-			c, err = ssh_config.Decode(f)
-			_ = f.Close() // it was only read
 		}
 		if err != nil {
 			d.Notice(fmt.Sprintf("%s is not used: %v", path, err))
@@ -99,10 +96,11 @@ func (d *Dialer) getAll(alias, key string) (all []string) {
 
 // A route is how one host is reached.
 type route struct {
-	alias string // as the user wrote it
-	addr  string // host:port
-	user  string
-	jumps []string // hosts to go through first
+	alias   string // as the user wrote it
+	addr    string // host:port
+	user    string
+	jumps   []string // hosts to go through first
+	command string   // program to go through, in the words of the shell; empty: none
 }
 
 // routeTo reads [user@]host[:port] and what the configuration says of it.
@@ -141,6 +139,9 @@ func (d *Dialer) routeTo(target string) (route, error) {
 	r.addr = net.JoinHostPort(name, port)
 	if jump := d.get(host, "ProxyJump"); jump != "" && jump != "none" {
 		r.jumps = strings.Split(jump, ",")
+	}
+	if r.jumps == nil {
+		r.command = d.proxyCommand(r)
 	}
 	return r, nil
 }
@@ -212,6 +213,9 @@ func (d *Dialer) dial(ctx context.Context, target string, via *Client, depth int
 // connect makes the connection to the last host of a route.
 func (d *Dialer) connect(ctx context.Context, via *Client, r route) (*Client, error) {
 	fail := func(err error) (*Client, error) {
+		if r.command != "" && via == nil {
+			err = fmt.Errorf("through ProxyCommand %q: %w", r.command, err)
+		}
 		return nil, fmt.Errorf("connect to %s@%s by SSH: %w", r.user, r.addr, err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -227,9 +231,12 @@ func (d *Dialer) connect(ctx context.Context, via *Client, r route) (*Client, er
 		return fail(err)
 	}
 	var conn net.Conn
-	if via != nil {
+	switch {
+	case via != nil:
 		conn, err = via.DialContext(ctx, "tcp", r.addr)
-	} else {
+	case r.command != "":
+		conn, err = d.throughCommand(ctx, r)
+	default:
 		conn, err = new(net.Dialer).DialContext(ctx, "tcp", r.addr)
 	}
 	if err != nil {

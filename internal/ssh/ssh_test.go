@@ -179,15 +179,18 @@ func TestConfigurationOfOpenSSHIsUsed(t *testing.T) {
 
 func TestWhatTheConfigurationSays(t *testing.T) {
 	u := newUser(t)
-	u.write(".ssh/config", "Host h1\n HostName %h.example\n Port 2222\n ProxyJump a, b\nHost h2\n ProxyJump none\nMatch host 10.0.0.*\n User ten\n")
+	u.write(".ssh/config", "Host h1\n HostName %h.example\n Port 2222\n ProxyJump a, b\nHost h2\n ProxyJump none\n"+
+		"Host h3\n HostName h3.example\n ProxyCommand nc %h %p %r %n 100%%\nHost h4\n ProxyCommand none\nMatch host 10.0.0.*\n User ten\n")
 	d := NewDialer(u.options)
 	for target, want := range map[string]route{
-		"h1":          {"h1", "h1.example:2222", "core", []string{"a", " b"}},
-		"me@h1:22":    {"h1", "h1.example:22", "me", []string{"a", " b"}},
-		"h2":          {"h2", "h2:22", "core", nil},
-		"10.0.0.7":    {"10.0.0.7", "10.0.0.7:22", "ten", nil},
-		"[fd00::1]:5": {"fd00::1", "[fd00::1]:5", "core", nil},
-		"fd00::1":     {"fd00::1", "[fd00::1]:22", "core", nil},
+		"h1":          {"h1", "h1.example:2222", "core", []string{"a", " b"}, ""},
+		"me@h1:22":    {"h1", "h1.example:22", "me", []string{"a", " b"}, ""},
+		"h2":          {"h2", "h2:22", "core", nil, ""},
+		"10.0.0.7":    {"10.0.0.7", "10.0.0.7:22", "ten", nil, ""},
+		"[fd00::1]:5": {"fd00::1", "[fd00::1]:5", "core", nil, ""},
+		"fd00::1":     {"fd00::1", "[fd00::1]:22", "core", nil, ""},
+		"h3":          {"h3", "h3.example:22", "core", nil, "nc h3.example 22 core h3 100%"},
+		"h4":          {"h4", "h4:22", "core", nil, ""},
 	} {
 		got, err := d.routeTo(target)
 		if diff := cmp.Diff(want, got, cmp.AllowUnexported(route{})); diff != "" || err != nil {
