@@ -144,8 +144,9 @@ func (h *handler) end(r *http.Request, n *note, route, item string, err error) {
 		code = toError(err).Code
 	}
 	changed := r.Method != http.MethodGet && route != "seat" && route != "certificate"
-	refused := code == http.StatusForbidden || code == http.StatusUnauthorized
-	if h.Audit == nil || !changed && !refused {
+	// Who has no certificate could fill the audit with nothing, until no deed is left in it.
+	unknown := n.who.Role == Nobody && err != nil
+	if h.Audit == nil || unknown || code == http.StatusServiceUnavailable || !changed && code != http.StatusForbidden {
 		return
 	}
 	n.mu.Lock()

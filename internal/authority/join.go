@@ -29,7 +29,7 @@ func (a *Authority) Join(ctx context.Context, j Join) (Grant, error) {
 		return Grant{}, fmt.Errorf("join: %w: the clock there says %s, the cluster's %s: set it right (timedatectl set-ntp true) and try again", fleet.ErrForbidden,
 			j.Clock.UTC().Format("2006-01-02 15:04 UTC"), a.now().UTC().Format("2006-01-02 15:04 UTC"))
 	}
-	id, err := a.redeem(ctx, j, r.KeyHash())
+	id, err := a.redeem(ctx, j, r.KeyHash()+" "+j.Machine)
 	if err != nil {
 		return Grant{}, err
 	}
@@ -40,7 +40,7 @@ func (a *Authority) Join(ctx context.Context, j Join) (Grant, error) {
 	return a.issue(ctx, s, r, id)
 }
 
-// redeem takes one use off a token, unless this key did before, and says whom it is for.
+// redeem takes one use off a token, unless this key did before for this machine, and says whom it is for.
 func (a *Authority) redeem(ctx context.Context, j Join, key string) (pki.Identity, error) {
 	for range tries {
 		rec, rev, err := get[tokenRecord](ctx, a.store, a.tokenKey(j.ID))
