@@ -119,6 +119,9 @@ install_to() {
 	for f in units/*.target.d/*.conf; do
 		install -D -m 644 "$f" "$dest/usr/lib/systemd/system/${f#units/}"
 	done
+	for f in units/dbus-1/*.conf; do
+		install -D -m 644 "$f" "$dest/usr/share/dbus-1/system.d/${f##*/}"
+	done
 	for f in units/examples/*; do
 		install -D -m 644 "$f" "$dest/usr/share/doc/fleet/examples/${f##*/}"
 	done
@@ -215,6 +218,7 @@ host_tests() {
 check() {
 	# As root the tests of netd use the real kernel, in namespaces of their own.
 	((EUID != 0)) || need nft:nftables ip:iproute2
+	need dbus-daemon:dbus-daemon
 	step format check_format
 	step vet go vet ./...
 	step staticcheck go tool staticcheck ./...
