@@ -42,6 +42,9 @@ type Config struct {
 	ResetCommand  string
 	BootID        string
 
+	DBus          string
+	MetricsListen string
+
 	APISocket    string
 	Retry        time.Duration
 	UserDeadline time.Duration
@@ -64,6 +67,8 @@ func (c *Config) keys() []conf.Key {
 	return []conf.Key{
 		conf.Int("verbosity", &c.Verbosity, 0, 0, 9, "log more: 1 = debug"),
 		conf.String("socket", &c.Socket, "/run/fleet/update-engine.sock", "unix socket where the commands find the daemon"),
+		conf.String("dbus", &c.DBus, "unix:path=/run/dbus/system_bus_socket", "address of the message bus for com.coreos.update1; none: not"),
+		conf.String("metrics_listen", &c.MetricsListen, "", "serve /metrics on this TCP address:port; none: only on the socket and by the command metrics"),
 		conf.String("state_dir", &c.StateDir, "/var/lib/update-engine", "what must survive reboots and lie outside both slots"),
 
 		conf.String("product", &c.Product, "fleet", "product whose releases are taken"),

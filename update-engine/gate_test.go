@@ -265,3 +265,31 @@ func TestBootWordStaysForOneBoot(t *testing.T) {
 		t.Errorf("%q, then %q, and in another boot %q", one, again, other)
 	}
 }
+
+func TestStateInTheOldInterfacesWords(t *testing.T) {
+	target := update.Offer{Version: "2.0.0"}
+	for _, tt := range []struct {
+		s    update.State
+		want string
+		id   string
+		text string
+	}{
+		{update.State{Phase: update.Idle, Why: "cancelled"}, "UPDATE_STATUS_IDLE 0.0.0 0", idCancelled, "cancelled"},
+		{update.State{Phase: update.Checking}, "UPDATE_STATUS_CHECKING_FOR_UPDATE 0.0.0 0", "", ""},
+		{update.State{Phase: update.Staging, Target: target, Frames: 4}, "UPDATE_STATUS_UPDATE_AVAILABLE 2.0.0 0", "", ""},
+		{update.State{Phase: update.Staging, Target: target, Frames: 4, Done: 1}, "UPDATE_STATUS_DOWNLOADING 2.0.0 0.25", "", ""},
+		{update.State{Phase: update.Staged, Target: target}, "UPDATE_STATUS_UPDATED_NEED_REBOOT 2.0.0 1", idStaged, "2.0.0 staged"},
+		{update.State{Phase: update.Finalizing, Target: target}, "UPDATE_STATUS_FINALIZING 2.0.0 1", "", ""},
+		{update.State{Phase: update.Rebooting, Target: target}, "UPDATE_STATUS_UPDATED_NEED_REBOOT 2.0.0 1", idRebooting, "rebooting into 2.0.0"},
+		{update.State{Phase: update.Trial}, "UPDATE_STATUS_IDLE 0.0.0 0", idFailed, "3.0.0: came back"},
+		{update.State{Phase: update.Releasing, Running: "2.0.0"}, "UPDATE_STATUS_IDLE 0.0.0 0", idProven, "2.0.0 has proven itself"},
+	} {
+		b := busStatus(tt.s, 7)
+		if diff := cmp.Diff(tt.want, fmt.Sprint(b.Operation, " ", b.Version, " ", b.Progress)); diff != "" {
+			t.Errorf("%s: %s", tt.s.Phase, diff)
+		}
+		if tt.id != "" && messageID(tt.s, tt.text) != tt.id {
+			t.Errorf("%s: another message ID", tt.text)
+		}
+	}
+}

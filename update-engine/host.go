@@ -66,6 +66,8 @@ type host struct {
 	ctl func(ctx context.Context, args ...string) (string, error)
 	// logins says what a person here would lose by a reboot; nil: nobody is asked.
 	logins func(ctx context.Context) ([]string, error)
+	// size of the release that is staged, in bytes; 0 = unknown.
+	size atomic.Int64
 	// heldUp is since when logins hold this reboot up.
 	heldUp time.Time
 

@@ -1,7 +1,12 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -41,4 +46,21 @@ func (c *control) metrics(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	promhttp.HandlerFor(metrics(s), promhttp.HandlerOpts{}).ServeHTTP(w, r)
+}
+
+// serveMetrics serves the same on an address of its own.
+func (c *control) serveMetrics(ctx context.Context, address string) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", c.metrics)
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("metrics_listen: %w: choose another port, or end what uses it", err)
+	}
+	s := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+	defer stop()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("metrics_listen: %w", err)
+	}
+	return nil
 }

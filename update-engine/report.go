@@ -24,6 +24,7 @@ type reporter struct {
 	now     func() time.Time
 	self    rollout.Host // what never changes
 	publish func(context.Context, rollout.Host) error
+	journal func(update.State, string) // nil: nowhere
 
 	wake chan struct{}
 
@@ -53,6 +54,9 @@ func (r *reporter) changed(s update.State) {
 	text := happened(r.state, s)
 	r.state = s
 	if text != "" {
+		if r.journal != nil {
+			r.journal(s, text)
+		}
 		r.history = append(r.history, rollout.Event{At: r.now().UTC(), Text: text})
 		r.history = r.history[max(0, len(r.history)-historyLength):]
 		b, err := json.Marshal(r.history)

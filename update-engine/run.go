@@ -153,16 +153,29 @@ func (h *host) live(ctx context.Context, id identity, all *cluster, first update
 	notify := lib.NewNotifier(os.Getenv, os.Getpid())
 	rep := newReporter(log, filepath.Join(c.StateDir, "history.json"), h.slots,
 		rollout.Host{Machine: id.machine, Channel: rolloutOf(c), Group: c.Group, Slot: string(id.slot)}, h.now)
+	rep.journal = toJournal
 	ctl.history = rep.events
-	tell := d.changed
+	onChange := []func(update.State){d.changed, rep.changed}
+	if c.DBus != "" {
+		tell, err := onBus(ctx, c.DBus, d, log, func() int64 { return h.size.Load() })
+		if err != nil {
+			log.Info("not on the message bus", "reason", err)
+		} else {
+			onChange = append(onChange, tell)
+		}
+	}
 	d.changed = func(s update.State) {
-		tell(s)
-		rep.changed(s)
+		for _, tell := range onChange {
+			tell(s)
+		}
 		if err := notify.Status(line(s)); err != nil {
 			log.Debug("tell systemd", "err", err)
 		}
 	}
 	g := lib.NewGroup(ctx)
+	if c.MetricsListen != "" {
+		g.Go("metrics", func(ctx context.Context) error { return ctl.serveMetrics(ctx, c.MetricsListen) })
+	}
 	g.Go("control", func(ctx context.Context) error { return ctl.serve(ctx, l) })
 	g.Go("daemon", func(ctx context.Context) error { return d.run(ctx, first) })
 	if all != nil {

@@ -56,6 +56,7 @@ func (h *host) manifest(ctx context.Context, target update.Offer) (payload.Manif
 				return m, "", r, err
 			}
 			im, _ := m.Image(usr)
+			h.size.Store(im.Choose(payload.Hash{}).Size)
 			r = staged{slot.Release{Version: m.Version, Manifest: l.Sum.String(), Image: im.SHA256.String(), Size: im.Size}, m.Options}
 			if !im.RootHash.IsZero() {
 				r.RootHash = im.RootHash.String()
