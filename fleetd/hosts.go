@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/fleet-init/fleet/internal/api"
@@ -126,14 +127,26 @@ func (h *hosts) serve(ctx context.Context, l net.Listener) error {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		<-ctx.Done()
+		awaitAway(ctx, l.Addr().(*net.TCPAddr).AddrPort().Addr(), hostAddrs)
 		_ = srv.Close() // readers of logs come again
 	}()
 	err := srv.Serve(l)
 	cancel()
 	<-ended
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
+	if errors.Is(err, http.ErrServerClosed) { // of no interest to run if it was told to end
+		err = fmt.Errorf("this host no longer has the address %s", l.Addr())
 	}
 	return fmt.Errorf("host_port: %w", err)
+}
+
+// lookAgain is how often a host looks whether it still has the address that it listens on. The kernel does not tell a listener.
+const lookAgain = 10 * time.Second
+
+// awaitAway returns when addr is no longer among this host's addresses, or ctx ends.
+func awaitAway(ctx context.Context, addr netip.Addr, all func() []netip.Prefix) {
+	for sleep(ctx, lookAgain) {
+		if !slices.ContainsFunc(all(), func(p netip.Prefix) bool { return p.Addr() == addr }) {
+			return
+		}
+	}
 }
