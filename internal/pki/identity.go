@@ -79,6 +79,8 @@ func (i Identity) check() error {
 	switch {
 	case i.Role == "":
 		return fmt.Errorf("certificate of %q: %w: it has no role", i.Name, ErrInvalid)
+	case i.Role != Voter && !slices.Contains(Roles(), i.Role):
+		return fmt.Errorf("certificate of %q: %w: there is no role %q", i.Name, ErrInvalid, i.Role)
 	case i.Role.IsHost() && !isMachine(i.Name):
 		return fmt.Errorf("certificate for host %q: %w: use its machine ID, 32 hex digits", i.Name, ErrInvalid)
 	case !i.Role.IsHost() && !isName(i.Name):
