@@ -44,6 +44,8 @@ type Config struct {
 
 	DBus          string
 	MetricsListen string
+	OmahaListen   string
+	OmahaReleases string
 
 	APISocket    string
 	Retry        time.Duration
@@ -78,6 +80,8 @@ func (c *Config) keys() []conf.Key {
 		conf.String("omaha", &c.Omaha, "", "URL of an Omaha server such as Nebraska that decides which release this host takes and when; none: the channel does"),
 		conf.String("omaha_app", &c.OmahaApp, "", "application ID at that server"),
 		conf.String("root", &c.Root, "/usr/share/fleet/root.json", "root metadata: who may sign; without it nothing is taken"),
+		conf.String("omaha_listen", &c.OmahaListen, "", "answer Omaha clients (Flatcar) on this TCP address:port, without protection; none: not"),
+		conf.String("omaha_releases", &c.OmahaReleases, "/etc/fleet/omaha.json", "the releases for those clients: a JSON list of app, arch, track, version, codebases, file, size, sha256"),
 		conf.Int("rate_limit", &c.RateLimit, 0, 0, 1<<40, "most bytes a second to download; 0: no limit"),
 		conf.Duration("interval", &c.Interval, 45*time.Minute, 0, "time between two checks; 0: only by hand"),
 		conf.Bool("downgrade", &c.Downgrade, false, "take an older release when the channel has nothing newer"),

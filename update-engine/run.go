@@ -178,6 +178,11 @@ func (h *host) live(ctx context.Context, id identity, all *cluster, first update
 	}
 	g.Go("control", func(ctx context.Context) error { return ctl.serve(ctx, l) })
 	g.Go("daemon", func(ctx context.Context) error { return d.run(ctx, first) })
+	if all != nil && c.OmahaListen != "" {
+		g.Go("omaha", func(ctx context.Context) error {
+			return serveOmaha(ctx, c.OmahaListen, &decider{log, all.rollouts, readForeign(c.OmahaReleases), h.now})
+		})
+	}
 	if all != nil {
 		rep.publish = all.rollouts.Publish
 		g.Go("report", rep.run)
