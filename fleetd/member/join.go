@@ -82,7 +82,7 @@ func (m *Member) joinBy(ctx context.Context, host string, st *state, self netip.
 	if err != nil {
 		return seat{}, err
 	}
-	if st.Cluster != "" && st.Cluster != hex(id) {
+	if st.Cluster != "" && st.Cluster != hex(id) && !m.descends(ctx, c, st.Cluster) {
 		return seat{}, fmt.Errorf("is of cluster %x, this host of %s: correct join; to change the cluster remove %s and restart fleetd",
 			id, st.Cluster, stateFile(m.cfg.Dir))
 	}
@@ -254,7 +254,7 @@ func joinErrors(errs []error) error {
 func (m *Member) standBy(ctx context.Context, st *state, self netip.AddrPort, s seat, d *door) (invited bool, err error) {
 	was := m.Status().Role
 	m.update(func(s *Status) { s.Role, s.Peer, s.ID, s.Leads = StandBy, m.peerURL(self), "", false })
-	p, err := m.newProxy(urls(s.hosts))
+	p, err := m.newProxy(urls(s.hosts), nil)
 	if err != nil {
 		return false, err
 	}
@@ -277,9 +277,11 @@ func (m *Member) standBy(ctx context.Context, st *state, self netip.AddrPort, s 
 			break
 		}
 		if err != nil {
+			m.update(func(s *Status) { s.Lost = "the voters do not answer: " + explain(err).Error() })
 			m.doing("asking the voters who votes", explain(err))
 			continue
 		}
+		m.update(func(s *Status) { s.Lost = "" })
 		m.doing("", nil)
 		m.follow(st, p, list, id)
 		if slices.ContainsFunc(list, func(mb *pb.Member) bool { return slices.Contains(mb.PeerURLs, m.peerURL(self)) }) {

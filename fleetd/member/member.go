@@ -16,6 +16,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -39,8 +40,10 @@ type Config struct {
 	Size                 int           // most voters: 1, 3 or 5
 	Grace                time.Duration // a voter that has not answered for this long is replaced; 0: two minutes
 	// Hosts are those that are registered: who stands by, and what zone everybody is in. nil: nobody takes a free seat but hosts that join.
-	Hosts func(context.Context) ([]Host, error) `json:"-"`
-	TLS   TLS                                   `json:"-"` // of the two ports; Servers have files of their own above
+	// OriginKey is where the store says which cluster it is and which it was restored from; empty: nowhere.
+	OriginKey string
+	Hosts     func(context.Context) ([]Host, error) `json:"-"`
+	TLS       TLS                                   `json:"-"` // of the two ports; Servers have files of their own above
 }
 
 // Role is what this host is to the store.
@@ -63,6 +66,7 @@ type Status struct {
 	ID        string   `json:"id,omitempty"`      // etcd's member ID, hex; voters and learners
 	Leads     bool     `json:"leads,omitempty"`   // is etcd's leader
 	Peer      string   `json:"peer,omitempty"`    // URL of its peer port, also of one that stands by; empty: others cannot reach it
+	Lost      string   `json:"lost,omitempty"`    // why the store does not answer, for people; empty: it does, or has not yet
 	Waits     string   `json:"waits,omitempty"`   // at the leader: the change of the members that is due, and why it is not made
 	Members   []Info   `json:"members,omitempty"`
 	Endpoints []string `json:"endpoints,omitempty"` // where fleetd's own client goes
@@ -88,7 +92,10 @@ type Member struct {
 	forgot string        // the last error of writing member.json that was logged; of Run's goroutine
 	ready  chan struct{} // closed once the store has answered
 
-	mu      sync.Mutex // guards status, changed
+	mu      sync.Mutex // guards what follows
+	endLife context.CancelFunc
+	etcd    *embed.Etcd // while it runs
+	held    bool        // the leader changes no members
 	status  Status
 	changed chan struct{} // closed at the next change, then made anew
 }
@@ -176,6 +183,30 @@ func (m *Member) doing(what string, err error) {
 	}
 }
 
+func (m *Member) server() *embed.Etcd {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.etcd
+}
+
+func (m *Member) setServer(e *embed.Etcd) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.etcd = e
+}
+
+func (m *Member) hold(on bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.held = on
+}
+
+func (m *Member) holds() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.held
+}
+
 // Run serves the store until ctx ends, then stops cleanly: if this host leads, another voter leads before it is gone. An
 // error is one that waiting will not cure (port taken, directory not writable, removed from the cluster, data of another
 // cluster); it says what to do. What may pass (no answer, no quorum) is waited for, see Status.
@@ -196,7 +227,7 @@ func (m *Member) external(ctx context.Context) error {
 		return err
 	}
 	defer d.close()
-	p, err := m.newProxy(m.cfg.Servers)
+	p, err := m.newProxy(m.cfg.Servers, nil)
 	if err != nil {
 		return err
 	}

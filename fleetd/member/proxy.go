@@ -5,8 +5,10 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
 	"go.etcd.io/etcd/server/v3/proxy/grpcproxy"
 	"google.golang.org/grpc"
 )
@@ -17,7 +19,8 @@ type proxy struct {
 	server *grpc.Server
 }
 
-func (m *Member) newProxy(endpoints []string) (*proxy, error) {
+// own is the server of a learner, which says itself how it is; nil without one.
+func (m *Member) newProxy(endpoints []string, own *etcdserver.EtcdServer) (*proxy, error) {
 	var opts []grpc.DialOption
 	if m.cfg.Username == "" {
 		// Where etcd's own users are in force, callers log in as themselves: hand their tokens on. If fleetd has a user, whoever
@@ -39,11 +42,25 @@ func (m *Member) newProxy(endpoints []string) (*proxy, error) {
 	pb.RegisterWatchServer(s, watch)
 	pb.RegisterClusterServer(s, cluster)
 	pb.RegisterLeaseServer(s, lease)
-	pb.RegisterMaintenanceServer(s, grpcproxy.NewMaintenanceProxy(c))
+	maintenance := grpcproxy.NewMaintenanceProxy(c)
+	if own != nil {
+		maintenance = ownStatus{maintenance, v3rpc.NewMaintenanceServer(own, nil)}
+	}
+	pb.RegisterMaintenanceServer(s, maintenance)
 	pb.RegisterAuthServer(s, grpcproxy.NewAuthProxy(c))
 	v3electionpb.RegisterElectionServer(s, grpcproxy.NewElectionProxy(c))
 	v3lockpb.RegisterLockServer(s, grpcproxy.NewLockProxy(c))
 	return &proxy{c, s}, nil
+}
+
+// ownStatus answers for a learner, which etcd lets do that, though nearly nothing else.
+type ownStatus struct {
+	pb.MaintenanceServer
+	own pb.MaintenanceServer
+}
+
+func (o ownStatus) Status(ctx context.Context, r *pb.StatusRequest) (*pb.StatusResponse, error) {
+	return o.own.Status(ctx, r)
 }
 
 // close ends what the proxy holds open at the voters; its server is the door's to stop.

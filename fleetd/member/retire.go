@@ -27,20 +27,21 @@ func (m *Member) retire(st *state, why string) error {
 	return errAgain
 }
 
-// setAside renames the folder of etcd's files and makes an empty one. Of those that were set aside before only the newest stays.
+// setAside renames the folder of etcd's files and makes an empty one. Of those that were set aside before only the newest
+// stays: it may be the original, if a restore was interrupted and begun again.
 func setAside(dir string, now time.Time) (to string, err error) {
 	old, err := filepath.Glob(etcdDir(dir) + ".old-*")
 	if err != nil {
 		return "", err
 	}
 	slices.Sort(old)
-	for len(old) > 0 {
+	for len(old) > 1 {
 		if err := os.RemoveAll(old[0]); err != nil {
 			return "", fmt.Errorf("remove what was set aside before: %w", err)
 		}
 		old = old[1:]
 	}
-	to = etcdDir(dir) + ".old-" + now.UTC().Format("20060102T150405")
+	to = etcdDir(dir) + ".old-" + now.UTC().Format("20060102T150405.000")
 	if err := os.Rename(etcdDir(dir), to); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("set the store's data aside: %w", err)
 	}

@@ -22,6 +22,9 @@ type state struct {
 	// ID of this member, hex, and its client address when it ran last: how a copy of this disk is told from it.
 	ID   string `json:"id,omitempty"`
 	Self string `json:"self,omitempty"`
+	// From are the clusters that this one was restored from, the nearest first; Confirm: by somebody who meant it.
+	From    []string `json:"from,omitempty"`
+	Confirm bool     `json:"confirm,omitempty"`
 }
 
 func stateFile(dir string) string { return filepath.Join(dir, "member.json") }

@@ -46,7 +46,14 @@ func (m *Member) embedded(ctx context.Context) error {
 	}
 
 	for {
-		if err := m.life(ctx, &st, self, d); !errors.Is(err, errAgain) {
+		life, end := context.WithCancel(ctx)
+		m.mu.Lock()
+		m.endLife = end
+		m.mu.Unlock()
+		err := m.life(life, &st, self, d)
+		again := errors.Is(err, errAgain) || err == nil && life.Err() != nil
+		end()
+		if !again || ctx.Err() != nil {
 			return err
 		}
 	}
@@ -57,6 +64,10 @@ var errAgain = errors.New("begin again")
 
 // life is from finding out what this host is to the store until that has ended.
 func (m *Member) life(ctx context.Context, st *state, self netip.AddrPort, d *door) error {
+	if err := m.restore(st, self); err != nil {
+		return err
+	}
+	m.update(func(s *Status) { s.Role, s.ID, s.Leads, s.Lost = None, "", false, "" })
 	invited := false
 	for try := 0; ; try++ {
 		var s seat
@@ -139,12 +150,16 @@ type voting struct {
 	proxy *proxy // while a learner
 
 	tended tending // while it leads
+	told   bool    // the store says which cluster it is
+	alone  int     // turns without a leader
 }
 
 // serve runs a started member until ctx ends or etcd does.
 func (m *Member) serve(ctx context.Context, e *embed.Etcd, st *state, self netip.AddrPort, d *door) error {
 	v := &voting{m: m, e: e, st: st, self: self, door: d}
+	m.setServer(e)
 	defer m.end(e)
+	defer m.setServer(nil)
 	defer d.park() // clients first: a member that stops serves nobody
 	defer func() {
 		if v.proxy != nil {
@@ -166,7 +181,7 @@ func (m *Member) serve(ctx context.Context, e *embed.Etcd, st *state, self netip
 	asked := make(chan struct{})
 	go func() {
 		defer close(asked)
-		if err := m.elsewhere(ask, e, self); err != nil {
+		if err := m.elsewhere(ask, e, *st, self); err != nil {
 			elsewhere <- err
 		}
 	}()
@@ -186,6 +201,9 @@ func (m *Member) serve(ctx context.Context, e *embed.Etcd, st *state, self netip
 		case <-ready:
 			ready = nil
 		case <-tick.C:
+		}
+		if err := v.watchQuorum(ctx); err != nil {
+			return err
 		}
 		if ready != nil { // it has not written its own name yet, which takes a quorum
 			if ticks > 5 { // an election takes a second or two
@@ -215,8 +233,10 @@ func (v *voting) turn(ctx context.Context) error {
 	}
 	v.m.update(func(s *Status) { s.Leads = leads })
 	var err error
-	if leads {
-		err = v.tend(ctx, list)
+	if leads && !v.m.holds() {
+		if err = v.writeOrigin(ctx); err == nil {
+			err = v.tend(ctx, list)
+		}
 	} else {
 		v.tended = tending{}
 		v.m.update(func(s *Status) { s.Waits = "" })
@@ -226,6 +246,34 @@ func (v *voting) turn(ctx context.Context) error {
 		v.m.doing("", nil)
 	}
 	return err
+}
+
+// watchQuorum says when there is no leader any more. After a while it looks whether the cluster goes on elsewhere.
+func (v *voting) watchQuorum(ctx context.Context) error {
+	led := v.e.Server.Leader() != 0
+	if v.e.Server.IsLearner() && v.m.Status().Ready {
+		// A learner takes part in no election, and knows only who led last.
+		if v.alone++; v.alone%4 != 0 && v.m.Status().Lost == "" {
+			return nil
+		}
+		led = v.m.ask(ctx) == nil
+	}
+	if led {
+		v.alone = 0
+		v.m.update(func(s *Status) { s.Lost = "" })
+		return nil
+	}
+	v.alone++
+	if v.alone > 5 { // an election takes a second or two
+		v.m.update(func(s *Status) {
+			s.Lost = "the store has no quorum: most of its voters (" + strings.Join(peerHosts(v.list()), ", ") + ") must answer; " +
+				"units run on, nothing can be changed. If they are lost for good: fleetctl recover"
+		})
+	}
+	if v.alone%10 == 9 {
+		return v.m.superseded(ctx, v.st, v.self)
+	}
+	return nil
 }
 
 func (v *voting) list() []*pb.Member {
@@ -268,7 +316,7 @@ func (v *voting) takeRole(ctx context.Context, list []*pb.Member) error {
 		old := v.proxy
 		if role == Learner {
 			hosts := voterHosts(list)
-			p, err := m.newProxy(urls(hosts))
+			p, err := m.newProxy(urls(hosts), v.e.Server)
 			if err != nil {
 				return err
 			}
@@ -340,7 +388,7 @@ func (m *Member) alive(ctx context.Context, peerURLs []string) bool {
 }
 
 // elsewhere asks the hosts of join=, if they answer at once, whether they are of this member's cluster.
-func (m *Member) elsewhere(ctx context.Context, e *embed.Etcd, self netip.AddrPort) error {
+func (m *Member) elsewhere(ctx context.Context, e *embed.Etcd, st state, self netip.AddrPort) error {
 	cluster := uint64(e.Server.Cluster().ID())
 	for _, host := range m.others(m.cfg.Join, nil, self) {
 		if reach(ctx, host) != nil {
@@ -356,6 +404,10 @@ func (m *Member) elsewhere(ctx context.Context, e *embed.Etcd, self netip.AddrPo
 			if n := len(e.Server.Cluster().Members()); n > 1 {
 				// The host asked may be the one that is wrong. A member that its cluster needs must not stay away for that.
 				m.log.Warn("a host of join is of another cluster", "host", host, "cluster", hex(id), "own", hex(cluster))
+				continue
+			}
+			if slices.Contains(st.From, hex(id)) {
+				m.log.Warn("a host of join is of the cluster that this one was restored from", "host", host, "cluster", hex(id))
 				continue
 			}
 			return fmt.Errorf("the data in %s is of cluster %x, but %s (join) is of cluster %x: "+

@@ -1,0 +1,204 @@
+package member
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/etcd/etcdutl/v3/snapshot"
+
+	"github.com/fleet-init/fleet/internal/fleet"
+)
+
+// revisionLeap is what a restored store adds to the revision of its backup: more than a cluster can have written since then. So no watch, guard or fencing
+// token of the lost time is ever taken for one of the new.
+const revisionLeap = 1_000_000_000
+
+// staged is what a restore still has to do, in Dir/restore.json. It is written last, after the snapshot beside it.
+type staged struct {
+	Raw     bool `json:"raw,omitempty"`     // the snapshot has no hash: it is this member's own data
+	Confirm bool `json:"confirm,omitempty"` // whoever ordered it knows what he does: nobody needs to confirm it
+}
+
+func stagedFile(dir string) string { return filepath.Join(dir, "restore.json") }
+func stagedDB(dir string) string   { return filepath.Join(dir, "restore.db") }
+
+// Backup writes a snapshot of the whole store, as of one revision, closed by its SHA-256.
+func (m *Member) Backup(ctx context.Context, w io.Writer) error {
+	r, err := m.client.Snapshot(ctx)
+	if err != nil {
+		return fmt.Errorf("take a snapshot: %w", explain(err))
+	}
+	defer r.Close()
+	if _, err := io.Copy(w, r); err != nil {
+		return fmt.Errorf("take a snapshot: %w", explain(err))
+	}
+	return nil
+}
+
+// Restore makes a new cluster of this host alone out of a snapshot. What this host holds now is moved aside. While the cluster works and has other
+// members it is refused, unless force is set: then those are taken out first, and stand by in the new one.
+func (m *Member) Restore(ctx context.Context, r io.Reader, force bool) error {
+	if len(m.cfg.Servers) > 0 {
+		return ErrElsewhere
+	}
+	if err := stage(m.cfg.Dir, staged{}, func(w io.Writer) error { _, err := io.Copy(w, r); return err }); err != nil {
+		return err
+	}
+	if err := m.leaveOthers(ctx, force); err != nil {
+		return errors.Join(err, os.Remove(stagedFile(m.cfg.Dir)))
+	}
+	return m.beginAnew(ctx)
+}
+
+// leaveOthers takes all others out of a cluster that works.
+func (m *Member) leaveOthers(ctx context.Context, force bool) error {
+	list, _, err := memberList(ctx, m.client)
+	if err != nil || len(list) == 1 && hex(list[0].ID) == m.Status().ID {
+		return nil // nobody to leave
+	}
+	if !force {
+		return fmt.Errorf("the cluster works, with %d members: with --force they are taken out, and join the restored one: %w", len(list), fleet.ErrConflict)
+	}
+	if m.Status().Role != Voter {
+		return fmt.Errorf("this host does not vote: restore on one that does (fleetctl members): %w", fleet.ErrConflict)
+	}
+	m.hold(true) // else the leader fills the seats again
+	defer m.hold(false)
+	for _, mb := range list {
+		for hex(mb.ID) != m.Status().ID {
+			err := m.Remove(ctx, hex(mb.ID))
+			if err == nil || errors.Is(err, fleet.ErrNotFound) {
+				break
+			}
+			if !errors.Is(err, fleet.ErrConflict) && ctx.Err() != nil || !pause(ctx, 500*time.Millisecond) {
+				return fmt.Errorf("take %s out: %w", mb.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// Recover makes a new cluster of this host alone out of what it holds, when the others are lost for good. It is refused while there is a quorum.
+func (m *Member) Recover(ctx context.Context) error {
+	if len(m.cfg.Servers) > 0 {
+		return ErrElsewhere
+	}
+	if err := m.ask(ctx); err == nil {
+		return fmt.Errorf("the store answers, so it has a quorum: take lost members out with fleetctl members remove: %w", fleet.ErrConflict)
+	}
+	e := m.server()
+	if e == nil {
+		return fmt.Errorf("this host holds no data of the store (it stands by): recover on one that voted: %w", fleet.ErrConflict)
+	}
+	err := stage(m.cfg.Dir, staged{Raw: true, Confirm: true}, func(w io.Writer) error {
+		s := e.Server.Backend().Snapshot() // with all that this member knows to be decided
+		_, err := s.WriteTo(w)
+		return errors.Join(err, s.Close())
+	})
+	if err != nil {
+		return err
+	}
+	return m.beginAnew(ctx)
+}
+
+// stage notes on disk what the next life shall begin with.
+func stage(dir string, s staged, fill func(io.Writer) error) error {
+	if err := os.Remove(stagedFile(dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(stagedDB(dir), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("keep the snapshot: %w", err)
+	}
+	if err := errors.Join(fill(f), f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("keep the snapshot: %w", errors.Join(err, os.Remove(stagedDB(dir))))
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	if err := writeSync(stagedFile(dir), text); err != nil {
+		return fmt.Errorf("keep the snapshot: %w", err)
+	}
+	return syncDir(dir)
+}
+
+// beginAnew ends the present life and waits until the next serves.
+func (m *Member) beginAnew(ctx context.Context) error {
+	old := m.Status().Cluster
+	m.mu.Lock()
+	end := m.endLife
+	m.mu.Unlock()
+	if end != nil {
+		end()
+	}
+	for {
+		s, changed := m.Watch()
+		if s.Role == Voter && s.Cluster != "" && s.Cluster != old && m.ask(ctx) == nil {
+			return nil
+		}
+		t := time.NewTimer(time.Second)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return fmt.Errorf("wait for the new cluster: %w (%s)", context.Cause(ctx), s.Doing)
+		case <-changed:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+// restore does what was staged, if anything. It can be interrupted anywhere and begun again.
+func (m *Member) restore(st *state, self netip.AddrPort) error {
+	text, err := os.ReadFile(stagedFile(m.cfg.Dir))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	var s staged
+	if err := errors.Join(err, json.Unmarshal(text, &s)); err != nil {
+		return fmt.Errorf("read %s: %w: remove it to start with the data that is there", stagedFile(m.cfg.Dir), err)
+	}
+	fresh := etcdDir(m.cfg.Dir) + ".new"
+	if err := os.RemoveAll(fresh); err != nil {
+		return err
+	}
+	own := nowhere
+	if self.IsValid() {
+		own = m.peerURL(self)
+	}
+	err = snapshot.NewV3(m.zap).Restore(snapshot.RestoreConfig{
+		SnapshotPath: stagedDB(m.cfg.Dir), SkipHashCheck: s.Raw, OutputDataDir: fresh, Name: m.cfg.Name, PeerURLs: []string{own},
+		InitialCluster: m.cfg.Name + "=" + own, InitialClusterToken: rand.Text(), RevisionBump: revisionLeap, MarkCompacted: true,
+	})
+	if err != nil {
+		// What was there before is there still: go on with that rather than not at all.
+		m.log.Error("backup not restored, the old data stays", "err", err)
+		return errors.Join(os.Remove(stagedFile(m.cfg.Dir)), os.RemoveAll(fresh))
+	}
+	next := state{V: 1, From: st.From, Confirm: s.Confirm}
+	if st.Cluster != "" {
+		next.From = append([]string{st.Cluster}, st.From...)
+	}
+	if err := next.save(m.cfg.Dir); err != nil {
+		return err
+	}
+	*st = next
+	to, err := setAside(m.cfg.Dir, time.Now())
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(os.Remove(etcdDir(m.cfg.Dir)), os.Rename(fresh, etcdDir(m.cfg.Dir)), syncDir(m.cfg.Dir)); err != nil {
+		return fmt.Errorf("put the restored data in place: %w", err)
+	}
+	m.log.Warn("this host begins a new cluster with restored data", "aside", to)
+	return errors.Join(os.Remove(stagedFile(m.cfg.Dir)), os.Remove(stagedDB(m.cfg.Dir)))
+}
