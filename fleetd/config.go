@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fleet-init/fleet/internal/conf"
+	"github.com/fleet-init/fleet/internal/pki"
 )
 
 // Config is everything that can be set for fleetd. keys documents each field and gives it its default.
@@ -28,6 +30,8 @@ type Config struct {
 	DataDir            string
 	EtcdSocket         string
 	Join               []string
+	JoinToken          string
+	Insecure           bool
 	ClusterSize        int
 	VoterGrace         time.Duration
 	VoterZoneKey       string
@@ -75,7 +79,10 @@ func (c *Config) keys() []conf.Key {
 		conf.String("data_dir", &c.DataDir, "/var/lib/fleet", "where the built-in member keeps its data; must survive reboots"),
 		conf.String("etcd_socket", &c.EtcdSocket, "/run/fleet/etcd.sock", "unix socket where etcd clients of this host find the store"),
 		conf.Strings("join", &c.Join, nil,
-			"running hosts of the cluster to join, host or host:port; none: this is the first host", checkHost),
+			"a join token; with insecure, running hosts of the cluster, host or host:port; none: this is the first host", checkJoin),
+		conf.String("join_token", &c.JoinToken, "",
+			"token of fleetctl join-token create, to join by; better given as the systemd credential fleet.join-token"),
+		conf.Bool("insecure", &c.Insecure, false, "no certificates: whoever reaches the ports of member_ip can do anything; for tests"),
 		conf.Int("cluster_size", &c.ClusterSize, 3, 1, 5, "hosts that vote in the store: 1, 3 or 5; the others stand by"),
 		conf.Duration("voter_grace", &c.VoterGrace, 2*time.Minute, 10*time.Second,
 			"a voter that has not answered for this long loses its seat to a host that stands by"),
@@ -84,7 +91,7 @@ func (c *Config) keys() []conf.Key {
 			"this host's address for the other hosts of the cluster, or the network it is in; none: other hosts cannot join"),
 		conf.Int("peer_port", &c.PeerPort, 2380, 1, 65535, "port on member_ip for the other members"),
 		conf.Int("client_port", &c.ClientPort, 2379, 1, 65535, "port on member_ip for the etcd clients of other hosts"),
-		conf.Int("host_port", &c.HostPort, 2378, 1, 65535, "port on member_ip where fleetds of other hosts read this host's logs"),
+		conf.Int("host_port", &c.HostPort, 2378, 1, 65535, "port on member_ip of the API over TLS, for people, other hosts, and to join by"),
 
 		conf.String("name", &c.Name, "", "name of this host in lists; none: its host name"),
 		conf.Addr("public_ip", &c.PublicIP, "address to publish for this machine; none: that of the default route"),
@@ -102,7 +109,7 @@ func (c *Config) keys() []conf.Key {
 		conf.Bool("systemd_user", &c.SystemdUser, false, "use the user's systemd instead of the system's"),
 		conf.Int("token_limit", &c.TokenLimit, 100, 1, 100000, "most items on one page of an API answer"),
 		conf.String("api_socket", &c.APISocket, "/run/fleet.sock", "unix socket of the API where systemd passes none"),
-		conf.String("api_listen", &c.APIListen, "", "also serve the API on this TCP address:port, without protection; none: not"),
+		conf.String("api_listen", &c.APIListen, "", "also serve the API over TLS on this TCP address:port; none: not"),
 		conf.String("fleetlock_listen", &c.FleetLockListen, "",
 			"serve reboot permits to FleetLock clients (Zincati) on this TCP address:port, without protection; none: not"),
 
@@ -130,6 +137,13 @@ func parseConfig(args, env []string, read func(string) ([]byte, error)) (Config,
 	if c.EtcdServers != nil && c.Join != nil {
 		res.Warnings = append(res.Warnings, "join has no effect beside etcd_servers: remove one of the two")
 	}
+	if c.Insecure {
+		res.Warnings = append(res.Warnings, "insecure is set: whoever reaches this host's ports can do anything on every host of the cluster")
+	}
+	// A token holds commas, which separate what is in a list.
+	if len(c.Join) > 0 && pki.IsToken(c.Join[0]) {
+		c.JoinToken, c.Join = cmp.Or(c.JoinToken, strings.Join(c.Join, ",")), nil
+	}
 	// Prefixes are cut off and put before keys as they are: one form only.
 	c.EtcdKeyPrefix = "/" + strings.Trim(c.EtcdKeyPrefix, "/") + "/"
 	if c.EtcdKeyPrefix == "//" {
@@ -147,6 +161,20 @@ func (c *Config) check() error {
 	}
 	if c.EtcdServers == nil && c.Join != nil && !c.MemberIP.IsValid() {
 		fail("join is set but member_ip is not: set member_ip to this host's address that the others reach, or to their network")
+	}
+	if c.Join != nil && !c.Insecure {
+		fail("join names hosts: join by a token instead (on another host: fleetctl join-token create; here: fleetctl join TOKEN), or set insecure=true where the network is trusted")
+	}
+	if c.JoinToken != "" {
+		if _, err := pki.ParseToken(c.JoinToken); err != nil {
+			fail("%v", err)
+		}
+		if c.Insecure {
+			fail("join_token and insecure do not go together: take one out")
+		}
+		if c.EtcdServers == nil && !c.MemberIP.IsValid() {
+			fail("join_token is set but member_ip is not: set member_ip to this host's address that the others reach, or to their network")
+		}
 	}
 	if c.MemberIP.IsValid() && c.MemberIP.Addr().IsUnspecified() {
 		fail("member_ip = %s: the others need an address to reach; name one, or the network it is in", c.MemberIP)
@@ -184,6 +212,14 @@ func checkURL(s string) error {
 		return fmt.Errorf(`use a URL such as "https://10.0.0.1:2379"`)
 	}
 	return nil
+}
+
+// checkJoin takes a token, or a part of one, and hosts.
+func checkJoin(s string) error {
+	if _, endpoint, whole := strings.Cut(s, "@"); pki.IsToken(s) && whole {
+		s = endpoint
+	}
+	return checkHost(s)
 }
 
 func checkHost(s string) error {

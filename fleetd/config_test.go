@@ -93,7 +93,7 @@ func TestConfigThatDoesNotGoTogether(t *testing.T) {
 }
 
 func TestConfigJoin(t *testing.T) {
-	c, _, err := parse(t, "", "--join=10.0.0.1,host-2:2379,fd00::1,[fd00::2]:2379", "--member-ip=10.0.0.0/24", "--etcd-key-prefix=a/b")
+	c, _, err := parse(t, "", "--insecure", "--join=10.0.0.1,host-2:2379,fd00::1,[fd00::2]:2379", "--member-ip=10.0.0.0/24", "--etcd-key-prefix=a/b")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,11 +9,13 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fleet-init/fleet/internal/api"
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/journal"
+	"github.com/fleet-init/fleet/internal/pki"
 	"github.com/fleet-init/fleet/internal/registry"
 	daemon "github.com/fleet-init/fleet/internal/run"
 	"github.com/fleet-init/fleet/internal/unit"
@@ -28,16 +30,16 @@ type hosts struct {
 }
 
 func newHosts(h *host) *hosts {
-	_, client := hostTLS()
+	var client *tls.Config // nil: insecure=true
+	if h.trust != nil {
+		client = h.trust.holder.Client("")
+	}
 	own := journal.New("journalctl", h.id.machine)
 	if h.cfg.SystemdUser {
 		own = journal.NewUser("journalctl", h.id.machine)
 	}
 	return &hosts{host: h, own: own, client: api.NewHostClient(client)}
 }
-
-// hostTLS is the one place that says how hosts prove to each other who they are: nil is not at all, as etcd's ports today.
-func hostTLS() (server, client *tls.Config) { return nil, nil }
 
 // readJournal reads the journal of any machine: this one's directly, another's through its fleetd.
 func (h *hosts) readJournal(ctx context.Context, m fleet.Machine, q fleet.LogQuery, each func(fleet.LogEntry) error) error {
@@ -47,7 +49,7 @@ func (h *hosts) readJournal(ctx context.Context, m fleet.Machine, q fleet.LogQue
 	case !m.HostAddr.IsValid():
 		return errors.New("its fleetd does not listen for other hosts: set member_ip in its fleet.conf, or look there: fleetctl ssh " + m.ID.Short())
 	}
-	return h.client.Journal(ctx, m.HostAddr, q, each)
+	return h.client.Journal(api.WithHostName(ctx, pki.HostName(string(m.ID))), m.HostAddr, q, each)
 }
 
 // unknown returns those of the names that are no units of this cluster.
@@ -109,21 +111,37 @@ func (h *hosts) listen(ctx context.Context) (net.Listener, error) {
 			if err != nil {
 				return nil, fmt.Errorf("host_port: %w: choose another port, or end what uses it", err)
 			}
-			if server, _ := hostTLS(); server != nil {
-				l = tls.NewListener(l, server)
-			}
-			return l, nil
+			return h.secured(l), nil
 		}
 	}
 	return nil, fmt.Errorf("member_ip: this host has no address in %s", h.cfg.MemberIP)
 }
 
+// handler answers voters what they ask of this host, and everybody by their certificate's role what the API has. With insecure=true it is
+// the former alone, as nobody could be told from anybody.
+func (h *hosts) handler() http.Handler {
+	own := api.NewHostHandler(api.HostConfig{Journal: h.own.Read, Unknown: h.unknown, Network: h.ownNetwork, Version: daemon.Version()})
+	if h.trust == nil {
+		return own
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, api.HostPrefix) {
+			h.api.ServeHTTP(w, r)
+			return
+		}
+		if who := h.caller(r); who.Role != api.Voter {
+			e := &api.Error{Code: http.StatusForbidden, Message: "this is for voters of the cluster"}
+			api.Reply(w, e.Code, map[string]*api.Error{"error": e})
+			return
+		}
+		own.ServeHTTP(w, r)
+	})
+}
+
 func (h *hosts) serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	srv := api.NewServer(ctx, api.NewHostHandler(api.HostConfig{
-		Journal: h.own.Read, Unknown: h.unknown, Network: h.ownNetwork, Version: daemon.Version(),
-	}), h.log)
+	srv := api.NewServer(ctx, h.handler(), h.log)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -29,7 +30,7 @@ func (h *host) listen() ([]net.Listener, error) {
 	var all []net.Listener
 	for _, l := range passed {
 		if l != nil { // a datagram socket, which is of no use here
-			all = append(all, l)
+			all = append(all, h.secured(l))
 		}
 	}
 	if len(all) == 0 {
@@ -44,10 +45,20 @@ func (h *host) listen() ([]net.Listener, error) {
 		if err != nil {
 			return nil, fmt.Errorf("api_listen: %w: choose another port, or end what uses it", err)
 		}
-		h.log.Warn("the API is served over TCP without protection: whoever reaches it can run anything on every host", "address", l.Addr())
-		all = append(all, l)
+		if h.trust == nil {
+			h.log.Warn("the API is served over TCP without protection: whoever reaches it can run anything on every host", "address", l.Addr())
+		}
+		all = append(all, h.secured(l))
 	}
 	return all, nil
+}
+
+// secured puts TLS on a listener that others than processes of this host can reach, unless insecure=true.
+func (h *host) secured(l net.Listener) net.Listener {
+	if h.trust == nil || l.Addr().Network() == "unix" {
+		return l
+	}
+	return tls.NewListener(l, h.trust.holder.Server())
 }
 
 // listenUnix makes the API's socket for root and the group fleet. A socket that a killed fleetd left is replaced, one that
@@ -92,21 +103,7 @@ func listenUnix(path string) (net.Listener, error) {
 
 // serveAPI answers on all sockets until ctx ends.
 func (h *host) serveAPI(ctx context.Context, listeners []net.Listener) error {
-	handler := api.NewHandler(api.Config{
-		Registry:   h.registry,
-		Explain:    engine.Explain,
-		Restart:    h.registry.Restart,
-		Journal:    h.hosts.readJournal,
-		Own:        h.ownUnits,
-		Network:    h.hosts.network,
-		Ready:      h.ready,
-		More:       h.moreRoutes(),
-		Version:    daemon.Version(),
-		Metrics:    h.metrics.handler(),
-		TokenLimit: uint16(min(h.cfg.TokenLimit, 1<<16-1)),
-		Log:        h.log,
-	})
-	srv := api.NewServer(ctx, handler, h.log)
+	srv := api.NewServer(ctx, h.api, h.log)
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { failed <- srv.Serve(l) }()
@@ -132,11 +129,33 @@ func (h *host) serveAPI(ctx context.Context, listeners []net.Listener) error {
 	return err
 }
 
+// apiHandler is the API, for any socket.
+func (h *host) apiHandler() http.Handler {
+	return api.NewHandler(api.Config{
+		Registry:   h.registry,
+		Explain:    engine.Explain,
+		Restart:    h.registry.Restart,
+		Journal:    h.hosts.readJournal,
+		Network:    h.hosts.network,
+		Ready:      h.ready,
+		More:       h.moreRoutes(),
+		Version:    daemon.Version(),
+		Metrics:    h.metrics.handler(),
+		TokenLimit: uint16(min(h.cfg.TokenLimit, 1<<16-1)),
+		Log:        h.log,
+		Caller:     h.caller,
+		Audit:      h.audit,
+	})
+}
+
 // ready is why the API cannot answer yet.
 func (h *host) ready() error {
 	now, _, why := h.presence.Now()
 	if now != nil {
 		return nil
+	}
+	if waits, _ := h.trust.watch(); waits != "" {
+		return errors.New(waits)
 	}
 	if st := h.member.Status(); st.Doing != "" {
 		return errors.New(st.Doing)

@@ -10,7 +10,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fleet-init/fleet/internal/api"
 	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/pki"
 )
 
 // netdSocket is where this host's netd answers, to root and to whoever shares its group.
@@ -27,7 +29,7 @@ func (h *hosts) network(ctx context.Context, m fleet.Machine, all bool) (fleet.H
 	case !m.HostAddr.IsValid():
 		return fleet.HostNetwork{}, errors.New("its fleetd does not listen for other hosts: set member_ip in its fleet.conf, or look there: netd status --probe")
 	}
-	return h.client.Network(ctx, m.HostAddr, all)
+	return h.client.Network(api.WithHostName(ctx, pki.HostName(string(m.ID))), m.HostAddr, all)
 }
 
 func (h *hosts) ownNetwork(ctx context.Context, all bool) (fleet.HostNetwork, error) {

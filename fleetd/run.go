@@ -6,14 +6,19 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"time"
 
 	"github.com/fleet-init/fleet/fleetd/agent"
 	"github.com/fleet-init/fleet/fleetd/engine"
 	"github.com/fleet-init/fleet/fleetd/guard"
 	"github.com/fleet-init/fleet/fleetd/member"
+	"github.com/fleet-init/fleet/internal/api"
+	"github.com/fleet-init/fleet/internal/audit"
+	"github.com/fleet-init/fleet/internal/authority"
 	"github.com/fleet-init/fleet/internal/conf"
 	"github.com/fleet-init/fleet/internal/kv"
 	"github.com/fleet-init/fleet/internal/kv/etcd"
@@ -87,6 +92,9 @@ type host struct {
 	leader   *engine.Leader // nil: disable_engine
 	metrics  *metrics
 	hosts    *hosts
+	trust    *trust // nil: insecure
+	deeds    *audit.Log[api.Deed]
+	api      http.Handler
 	reread   func() (Config, conf.Result, error)
 	stdout   io.Writer
 
@@ -106,12 +114,23 @@ func build(c Config, log *slog.Logger, level *slog.LevelVar) (*host, error) {
 	machine.IP = publicIP(c, hostAddrs())
 	mc := memberConfig(c, machine.Name)
 	h.seats(&mc)
+	if err := h.certificates(&mc); err != nil {
+		return nil, err
+	}
 	if h.member, err = member.New(mc, log); err != nil {
 		return nil, err
 	}
 	h.metrics = newMetrics()
 	h.store = h.metrics.counted(etcd.New(h.member.Client()))
 	h.registry = registry.New(h.store, c.EtcdKeyPrefix, log)
+	h.deeds = audit.New[api.Deed](h.store, c.EtcdKeyPrefix+"audit/", log)
+	if h.trust != nil {
+		h.trust.authority = authority.New(h.store, c.EtcdKeyPrefix+"pki/", time.Now)
+		h.trust.member = func() bool {
+			role := h.member.Status().Role
+			return role == member.Voter || role == member.Learner
+		}
+	}
 	h.presence = newPresence(h.registry, registry.Hello{
 		Machine: machine, Instance: h.id.installation, Boot: h.id.boot,
 	}, c.AgentTTL, log)

@@ -24,11 +24,16 @@ func leaderTTL(machine time.Duration) time.Duration {
 // run is the host's life: until told ends, and what it owes the others then.
 func (h *host) run(told context.Context, signals daemon.Signals) error {
 	g := daemon.NewGroup(context.WithoutCancel(told))
+	h.api = h.apiHandler()
 	listeners, err := h.listen()
 	if err != nil {
 		return err
 	}
-	g.Base("member", h.member.Run)
+	g.Base("member", h.runMember)
+	g.Base("audit", h.deeds.Run)
+	if h.trust != nil {
+		g.Go("certificate", h.runTrust)
+	}
 	g.Go("presence", h.presence.Run)
 	agentCtx, stopAgent := context.WithCancel(g.Context())
 	agentDone := make(chan struct{})
@@ -37,7 +42,7 @@ func (h *host) run(told context.Context, signals daemon.Signals) error {
 		return h.runAgent(agentCtx)
 	})
 	if h.leader != nil {
-		g.Go("engine", h.leader.Run)
+		g.Go("engine", h.runEngine)
 	}
 	g.Go("api", func(ctx context.Context) error { return h.serveAPI(ctx, listeners) })
 	g.Go("hosts", h.hosts.run)
@@ -160,6 +165,10 @@ func (h *host) tell(ctx context.Context) error {
 	for ctx.Err() == nil {
 		now, registered, why := h.presence.Now()
 		st, settled := h.member.Watch()
+		waits, admitted := h.trust.watch()
+		if waits != "" {
+			st.Doing = waits
+		}
 		if now != nil && !ready {
 			ready = true
 			if err := h.notify.Ready(); err != nil {
@@ -173,6 +182,7 @@ func (h *host) tell(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-registered:
 		case <-settled:
+		case <-admitted:
 		}
 	}
 	return nil

@@ -46,8 +46,9 @@ func TestLogsFromAnyHost(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 	// Other hosts see the units of the cluster, and nothing else.
-	out := h.Must(t, "sh", "-c", fmt.Sprintf("curl -s 'http://%s:2378/fleet/host/v1/journal?unit=systemd-logind.service'; curl -s -o /dev/null -w %%{http_code} http://%s:2378/fleet/v1/units", c.Host(2).IP, c.Host(2).IP))
-	if !strings.Contains(out, "no unit of this cluster") || !strings.HasSuffix(out, "404") {
+	out := h.Must(t, "sh", "-c", fmt.Sprintf(`cd /var/lib/fleet/pki; curl -s --cacert ca.crt --cert host.crt --key host.key 'https://%[1]s:2378/fleet/host/v1/journal?unit=systemd-logind.service'
+		curl -s --cacert ca.crt -o /dev/null -w %%{http_code} https://%[1]s:2378/fleet/v1/units`, c.Host(2).IP))
+	if !strings.Contains(out, "no unit of this cluster") || !strings.HasSuffix(out, "401") {
 		t.Error(out)
 	}
 }

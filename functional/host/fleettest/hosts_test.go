@@ -105,14 +105,15 @@ func TestHostWithAWrongAddressToJoinSaysSo(t *testing.T) {
 	r := bootFiles(t, 1, right)
 	r.machines(r.Host(1))
 	files := right(2)
-	conf := files["/etc/fleet/fleet.conf"]
-	files["/etc/fleet/fleet.conf"] = strings.ReplaceAll(conf, "join = h1", "join = h7:2379")
+	const at = "/etc/credstore/fleet.join-token"
+	token := files[at]
+	files[at] = strings.ReplaceAll(token, "@h1:2378,h2:2378", "@h7:2378")
 	h := r.newHost(files)
-	r.says(h, "h7:2379", "no answer")
+	r.says(h, "joining by token", "h7:2378")
 	if state := r.property(h, "fleetd.service", "ActiveState"); state != "activating" {
 		t.Errorf("fleetd is %s, though it is not ready", state)
 	}
-	r.must(h.WriteFile(r.ctx, "/etc/fleet/fleet.conf", conf))
+	r.must(h.WriteFile(r.ctx, at, token))
 	h.Must(t, "systemctl", "restart", "fleetd.service")
 	r.machines(r.Hosts()...)
 }
