@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/netip"
 	"net/url"
 	"runtime"
 	"strings"
@@ -47,6 +48,10 @@ type Config struct {
 	OmahaListen   string
 	OmahaReleases string
 
+	PeerListen                string
+	PeerCA, PeerCert, PeerKey string
+	PeerCache                 int
+
 	APISocket    string
 	Retry        time.Duration
 	UserDeadline time.Duration
@@ -82,6 +87,11 @@ func (c *Config) keys() []conf.Key {
 		conf.String("root", &c.Root, "/usr/share/fleet/root.json", "root metadata: who may sign; without it nothing is taken"),
 		conf.String("omaha_listen", &c.OmahaListen, "", "answer Omaha clients (Flatcar) on this TCP address:port, without protection; none: not"),
 		conf.String("omaha_releases", &c.OmahaReleases, "/etc/fleet/omaha.json", "the releases for those clients: a JSON list of app, arch, track, version, codebases, file, size, sha256"),
+		conf.String("peer_listen", &c.PeerListen, "", "hand frames on to other hosts of the cluster on this address:port, which they reach; none: every host loads all from the mirrors"),
+		conf.String("peer_ca", &c.PeerCA, "", "CA that signed the certificates of the hosts (PEM file); with peer_cert and peer_key frames are handed on over TLS"),
+		conf.String("peer_cert", &c.PeerCert, "", "this host's certificate (PEM file)"),
+		conf.String("peer_key", &c.PeerKey, "", "key of peer_cert (PEM file)"),
+		conf.Int("peer_cache", &c.PeerCache, 1<<30, 4<<20, 1<<40, "most bytes of frames to keep for others"),
 		conf.Int("rate_limit", &c.RateLimit, 0, 0, 1<<40, "most bytes a second to download; 0: no limit"),
 		conf.Duration("interval", &c.Interval, 45*time.Minute, 0, "time between two checks; 0: only by hand"),
 		conf.Bool("downgrade", &c.Downgrade, false, "take an older release when the channel has nothing newer"),
@@ -138,6 +148,11 @@ func parseConfig(args, env []string, read func(string) ([]byte, error)) (Config,
 	c.EtcdKeyPrefix = "/" + strings.Trim(c.EtcdKeyPrefix, "/") + "/"
 	if c.Slot != "" && c.Slot != "a" && c.Slot != "b" {
 		return c, res, conf.Error{fmt.Sprintf("slot = %q: use a or b", c.Slot)}
+	}
+	if c.PeerListen != "" {
+		if a, err := netip.ParseAddrPort(c.PeerListen); err != nil || a.Addr().IsUnspecified() {
+			return c, res, conf.Error{fmt.Sprintf("peer_listen = %q: use this host's own address and a port, such as 10.0.0.1:2377", c.PeerListen)}
+		}
 	}
 	return c, res, nil
 }

@@ -62,6 +62,7 @@ type host struct {
 	now     func() time.Time
 	reboot  func(ctx context.Context, force bool) error
 	running string
+	share   *sharing // nil: every host for itself
 	// ctl asks systemd, as systemctl does; nil: by that program.
 	ctl func(ctx context.Context, args ...string) (string, error)
 	// logins says what a person here would lose by a reboot; nil: nobody is asked.

@@ -52,6 +52,10 @@ func newReporter(log *slog.Logger, file string, s slot.Slots, self rollout.Host,
 func (r *reporter) changed(s update.State) {
 	r.mu.Lock()
 	text := happened(r.state, s)
+	if n := len(s.Failed); r.state.Phase == "" && n > 0 && (len(r.history) == 0 || r.history[len(r.history)-1].At.Before(s.Failed[n-1].At)) {
+		// The start itself found it out.
+		text = s.Failed[n-1].Version + ": " + s.Failed[n-1].Reason
+	}
 	r.state = s
 	if text != "" {
 		if r.journal != nil {

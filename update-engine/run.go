@@ -134,6 +134,11 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 		}
 		h.permits, h.logins = all, people
 	}
+	if c.PeerListen != "" && all != nil {
+		if h.share, err = newSharing(c, h, id.machine, all.rollouts.Hosts); err != nil {
+			return err
+		}
+	}
 	first, err := h.started(id.boot)
 	if err != nil {
 		return err
@@ -151,8 +156,11 @@ func (h *host) live(ctx context.Context, id identity, all *cluster, first update
 		return err
 	}
 	notify := lib.NewNotifier(os.Getenv, os.Getpid())
-	rep := newReporter(log, filepath.Join(c.StateDir, "history.json"), h.slots,
-		rollout.Host{Machine: id.machine, Channel: rolloutOf(c), Group: c.Group, Slot: string(id.slot)}, h.now)
+	self := rollout.Host{Machine: id.machine, Channel: rolloutOf(c), Group: c.Group, Slot: string(id.slot)}
+	if h.share != nil {
+		self.Peer = h.share.url
+	}
+	rep := newReporter(log, filepath.Join(c.StateDir, "history.json"), h.slots, self, h.now)
 	rep.journal = toJournal
 	ctl.history = rep.events
 	onChange := []func(update.State){d.changed, rep.changed}
@@ -173,6 +181,9 @@ func (h *host) live(ctx context.Context, id identity, all *cluster, first update
 		}
 	}
 	g := lib.NewGroup(ctx)
+	if h.share != nil {
+		g.Go("peers", func(ctx context.Context) error { return h.share.serve(ctx, c) })
+	}
 	if c.MetricsListen != "" {
 		g.Go("metrics", func(ctx context.Context) error { return ctl.serveMetrics(ctx, c.MetricsListen) })
 	}

@@ -154,7 +154,7 @@ func (w writer) target() (slot.File, error) {
 
 func (w writer) apply(ctx context.Context, to slot.File, f payload.File) error {
 	h := w.host
-	from, err := h.mirrors()
+	from, err := h.source(ctx)
 	if err != nil {
 		return err
 	}
