@@ -88,6 +88,7 @@ func law() []rule {
 		{"update-engine/trust", nil, []string{"github.com/theupdateframework/go-tuf", "github.com/sigstore/sigstore", "github.com/secure-systems-lab"},
 			"the only place that knows keys; it must not be able to write a slot"},
 		{"update-engine/bus", nil, []string{"github.com/godbus/dbus"}, "another program's D-Bus interface, served: words in, words out"},
+		{"update-engine/peers", []string{"update-engine/payload"}, nil, "frames by their hash, between hosts: a payload's source in front of another"},
 		{"update-engine/omaha", nil, nil, "another protocol's words for the same things: values to XML and back"},
 		{"internal/rollout", []string{"internal/kv"}, nil,
 			"how far a release may go is decided from values; only its record needs the store"},
