@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/fleet-init/fleet/netd/nettest"
 )
@@ -262,12 +263,21 @@ func TestAFlanneldIsAPeer(t *testing.T) {
 func TestStartFailsClearly(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
+	c.put("subnets/10.99.9.0-24", `{"PublicIP":"192.168.77.14","PublicIPv6":null,"Fleet":{"Machine":"other"}}`)
+	c.put("subnets/10.99.10.0-24", `{"PublicIP":"192.168.77.200","PublicIPv6":null}`)
 	for i, row := range []struct {
 		name, config string
 		flags        []string
 		code         int
 		want         string
 	}{
+		{"bad JSON", `{"Network":"10.5.0.0/16"`, nil, 78, `invalid network config: unexpected end of JSON input: write JSON like {"Network": "10.5.0.0/16"}`},
+		{"subnet length out of range", `{"Network":"10.5.0.0/16","SubnetLen":31}`, nil, 78, "invalid SubnetLen 31: out of range for Network 10.5.0.0/16: use 18 to 30"},
+		{"MTU too small", `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","MTU":100}}`, nil, 78, "invalid Backend.MTU 100: it is the MTU of the underlay, before the overlay's overhead: use 640 to 65535, or leave it out"},
+		{"MTU too small for IPv6", `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"vxlan","MTU":1300}}`, nil, 78, "invalid MTU 1300 of eth0: 1230 remain for workloads with vxlan, too few: 1280 are needed: raise it by 50"},
+		{"two hosts with one address", `{"Network":"10.99.0.0/16"}`, nil, 1, "address published by another machine: other has 192.168.77.14 in lease 10.99.9.0-24: give this host another address (--public-ip, --iface), or delete key /coreos.com/network/subnets/10.99.9.0-24 if that machine is gone"},
+		{"no subnet left", `{"Network":"10.99.0.0/16","SubnetMin":"10.99.10.0","SubnetMax":"10.99.10.0"}`, nil, 1, "no free subnet: all 1 subnets of /24 between 10.99.10.0 and 10.99.10.0 are leased or reserved: remove leases of machines that are gone, or widen Network"},
+		{"wireguard's port taken", `{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard","ListenPort":7}}`, nil, 1, "UDP port 7 is taken: set Backend.ListenPort to a free one"},
 		{"bad configuration", `{"Network":"10.5.0.0/29"}`, nil, 78, "key /coreos.com/network/config: invalid Network 10.5.0.0/29: too small to cut: use /28 or larger"},
 		{"network over the host's own", `{"Network":"192.168.0.0/16"}`, nil, 78, "invalid Network 192.168.0.0/16: it contains this host's own address 192.168.77."},
 		{"unknown backend", `{"Network":"10.5.0.0/16","Backend":{"Type":"x"}}`, nil, 78, `invalid Backend.Type "x": use vxlan, host-gw, wireguard, ipip or alloc`},
@@ -289,7 +299,7 @@ func TestStartFailsClearly(t *testing.T) {
 					return errors.Join(netlink.LinkSetDown(l), netlink.LinkSetName(l, "lan0"), netlink.LinkSetUp(l))
 				})
 			}
-			if row.code == 1 && row.flags != nil {
+			if strings.HasSuffix(row.name, "port taken") {
 				h.Echo() // takes port 7
 			}
 			h.flags = row.flags
@@ -422,5 +432,88 @@ func TestOperatorsCommands(t *testing.T) {
 	a.start()
 	if got := a.env("FLANNEL_SUBNET"); got != "10.5.20.1/24" {
 		t.Errorf("the host has %s, not what is reserved for it", got)
+	}
+}
+
+// Whatever becomes of a lease, the host has it again, its peers follow, and no connection notices.
+func TestALeaseThatIsLostIsTakenAgain(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
+	a, b := c.host(1), c.host(2)
+	a.addPod()
+	b.addPod()
+	c.talk()
+	conn, err := a.pod.Dial(b.addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	key := "subnets/" + b.status().Lease.Subnet
+	for what, harm := range map[string]func() error{
+		"its key is deleted": func() error { c.put(key, ""); return nil },
+		"its etcd lease is revoked": func() error {
+			kv, err := c.etcd.Client.Get(t.Context(), "/coreos.com/network/"+key)
+			if err == nil && len(kv.Kvs) == 1 {
+				_, err = c.etcd.Client.Revoke(t.Context(), clientv3.LeaseID(kv.Kvs[0].Lease))
+			}
+			return err
+		},
+		"another machine writes over it": func() error {
+			lease, err := c.etcd.Client.Grant(t.Context(), 3600) // without one it would be a reservation
+			if err == nil {
+				_, err = c.etcd.Client.Put(t.Context(), "/coreos.com/network/"+key,
+					`{"PublicIP":"192.168.77.2","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:99"}}`, clientv3.WithLease(lease.ID))
+			}
+			return err
+		},
+	} {
+		if err := harm(); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		c.soon(what+": to be had again", func() error {
+			kv, err := c.etcd.Client.Get(t.Context(), "/coreos.com/network/"+key)
+			if err != nil || len(kv.Kvs) != 1 || !strings.Contains(string(kv.Kvs[0].Value), fmt.Sprintf("%032d", 2)) || kv.Kvs[0].Lease == 0 {
+				return fmt.Errorf("%v, %w", kv, err)
+			}
+			if s := a.status(); len(s.Peers) != 1 || s.Peers[0].Machine != fmt.Sprintf("%032d", 2) || s.Peers[0].Skipped != "" {
+				return fmt.Errorf("%+v", s.Peers)
+			}
+			return nil
+		})
+		if err := nettest.Exchange(conn, 100000); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	// While a sleeps, its connection ends, the history goes on and is compacted: where it was is no place to go on from.
+	if err := a.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer a.cmd.Process.Signal(syscall.SIGCONT) // whatever happens: it shall end
+	c.etcd.Cut(true)
+	c.etcd.Cut(false)
+	var rev int64
+	for range 5 {
+		c.soon("the store", func() error {
+			resp, err := c.etcd.Client.Put(t.Context(), "/coreos.com/network/subnets/10.5.77.0-24", `{"PublicIP":"192.168.77.77","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:77"}}`)
+			if err == nil {
+				rev = resp.Header.Revision
+			}
+			return err
+		})
+	}
+	if _, err := c.etcd.Client.Compact(t.Context(), rev); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	c.soon("the new peer", func() error {
+		if s := a.status(); len(s.Peers) != 2 || !s.Store.Contact {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	if err := nettest.Exchange(conn, 100000); err != nil {
+		t.Error(err)
 	}
 }

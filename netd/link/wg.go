@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
@@ -187,7 +188,8 @@ func uapiCall(socket, request string) ([]string, error) {
 		lines = append(lines, s.Text())
 		if no, ok := strings.CutPrefix(s.Text(), "errno="); ok {
 			if no != "0" {
-				return nil, fmt.Errorf("the WireGuard process refused: errno %s", no)
+				n, _ := strconv.Atoi(strings.TrimPrefix(no, "-")) // no number: errno 0, and the text says nothing more
+				return nil, fmt.Errorf("the WireGuard process refused: %w", unix.Errno(n))
 			}
 			return lines, nil
 		}
