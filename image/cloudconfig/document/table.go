@@ -144,7 +144,7 @@ func fleetFields() []field {
 
 // FleetdKeys are the settings of fleetd, held against it by a test.
 func FleetdKeys() []string {
-	return append(storeKeys(), "verbosity", "name", "public_ip", "metadata", "agent_ttl", "engine_reconcile_interval", "disable_engine", "disable_watches",
+	return append(storeKeys(), "verbosity", "name", "public_ip", "metadata", "agent_ttl", "reschedule_brake", "engine_reconcile_interval", "disable_engine", "disable_watches",
 		"units_directory", "systemd_user", "token_limit", "api_socket", "api_listen", "fleetlock_listen", "verify_units", "authorized_keys_file", "enable_grpc")
 }
 
@@ -159,7 +159,8 @@ func UpdateKeys() []string {
 	return []string{"verbosity", "socket", "state_dir", "product", "arch", "channel", "mirrors", "omaha", "omaha_app", "root", "rate_limit", "interval", "downgrade",
 		"prevent_late_fallback", "max_attempts", "slots", "slot", "release", "kernel_options", "tries", "strategy", "window", "group", "etcd_servers",
 		"etcd_key_prefix", "drain_timeout", "api_socket", "retry", "user_deadline", "reboot_command", "reset_command", "boot_id", "health_dir", "health_command",
-		"gate_units", "gate_time", "gate_timeout"}
+		"gate_units", "gate_time", "gate_timeout", "dbus", "metrics_listen", "omaha_listen", "omaha_releases", "peer_ca", "peer_cache", "peer_cert",
+		"peer_key", "peer_listen"}
 }
 
 func locksmithKeys() []string {
