@@ -151,6 +151,9 @@ func (h *host) apiHandler() http.Handler {
 // ready is why the API cannot answer yet.
 func (h *host) ready() error {
 	now, _, why := h.presence.Now()
+	if lost := h.member.Status().Lost; lost != "" {
+		return errors.New(lost)
+	}
 	if now != nil {
 		return nil
 	}

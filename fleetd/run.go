@@ -92,6 +92,7 @@ type host struct {
 	leader   *engine.Leader // nil: disable_engine
 	metrics  *metrics
 	hosts    *hosts
+	obeyed   *continuity
 	trust    *trust // nil: insecure
 	deeds    *audit.Log[api.Deed]
 	api      http.Handler
@@ -118,6 +119,9 @@ func build(c Config, log *slog.Logger, level *slog.LevelVar) (*host, error) {
 		return nil, err
 	}
 	if h.member, err = member.New(mc, log); err != nil {
+		return nil, err
+	}
+	if h.obeyed, err = newContinuity(c.DataDir, h.member.Origin, log); err != nil {
 		return nil, err
 	}
 	h.metrics = newMetrics()

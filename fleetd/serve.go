@@ -109,7 +109,7 @@ func (h *host) runAgentAs(ctx context.Context, p registry.Presence) error {
 			}
 		}
 	}()
-	return h.agent.Run(ctx, view{h.registry, p, h.admitted})
+	return h.agent.Run(ctx, view{h.registry, p, h.admitted, h.obeyed})
 }
 
 // view is the registry as one registration's agent sees it.
@@ -118,9 +118,13 @@ type view struct {
 	p   registry.Presence
 	// admitted is told when the agent has orders that were planned for this registration.
 	admitted func(registry.Presence)
+	ok       *continuity
 }
 
 func (v view) Orders(ctx context.Context) (agent.Orders, error) {
+	if err := v.ok.check(ctx); err != nil {
+		return agent.Orders{}, err
+	}
 	o, err := v.reg.Orders(ctx, v.p)
 	if err == nil && o.Admitted {
 		v.admitted(v.p)
@@ -134,6 +138,7 @@ func (v view) WatchOrders(ctx context.Context, from agent.Orders) <-chan agent.O
 	go func() {
 		defer close(out)
 		for o := range in {
+			v.ok.await(ctx)
 			select {
 			case out <- agent.Orders(o):
 				if o.Admitted {
@@ -175,7 +180,7 @@ func (h *host) tell(ctx context.Context) error {
 				h.log.Warn("systemd was not told", "err", err)
 			}
 		}
-		if err := h.notify.Status(statusLine(now, why, st)); err != nil {
+		if err := h.notify.Status(statusLine(now, why, st, h.obeyed.why())); err != nil {
 			h.log.Debug("systemd was not told", "err", err)
 		}
 		select {
@@ -188,8 +193,12 @@ func (h *host) tell(ctx context.Context) error {
 	return nil
 }
 
-func statusLine(now *registry.Presence, why error, st member.Status) string {
+func statusLine(now *registry.Presence, why error, st member.Status, held string) string {
 	switch {
+	case held != "":
+		return "Not obeying the store: " + held
+	case st.Lost != "":
+		return "Store: " + st.Lost
 	case st.Doing != "":
 		return "Store: " + st.Doing
 	case now == nil:

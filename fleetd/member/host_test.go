@@ -85,7 +85,7 @@ func newHosts(t *testing.T, n int) []*host {
 		dir := t.TempDir()
 		hosts[i] = &host{t: t, town: all, cfg: Config{
 			Hosts: all.hosts, OriginKey: "/fleet/origin",
-			Dir:   dir, Socket: filepath.Join(dir, "run", "etcd.sock"), Name: "same-name", Size: 3,
+			Dir: dir, Socket: filepath.Join(dir, "run", "etcd.sock"), Name: "same-name", Size: 3,
 			Net: netip.MustParsePrefix("127.0.0.1/32"), PeerPort: ports[2*i], ClientPort: ports[2*i+1],
 		}}
 		t.Cleanup(hosts[i].kill)

@@ -92,12 +92,13 @@ type Member struct {
 	forgot string        // the last error of writing member.json that was logged; of Run's goroutine
 	ready  chan struct{} // closed once the store has answered
 
-	mu      sync.Mutex // guards what follows
-	endLife context.CancelFunc
-	etcd    *embed.Etcd // while it runs
-	held    bool        // the leader changes no members
-	status  Status
-	changed chan struct{} // closed at the next change, then made anew
+	mu         sync.Mutex // guards what follows
+	endLife    context.CancelFunc
+	etcd       *embed.Etcd // while it runs
+	held       bool        // the leader changes no members
+	unrestored error       // why the last restore was given up
+	status     Status
+	changed    chan struct{} // closed at the next change, then made anew
 }
 
 // New checks what can be checked without touching anything, and makes the client. Errors name the setting.

@@ -80,12 +80,12 @@ func (m *Member) putOrigin(ctx context.Context, o fleet.StoreOrigin) error {
 
 // Confirm says that this cluster, which was restored, is the one to obey. by is who says so.
 func (m *Member) Confirm(ctx context.Context, by string) (fleet.StoreOrigin, error) {
-	if m.cfg.OriginKey == "" || len(m.cfg.Servers) > 0 {
-		return fleet.StoreOrigin{}, ErrElsewhere
-	}
 	o, cluster, _, err := m.Origin(ctx)
 	if err != nil {
 		return fleet.StoreOrigin{}, explain(err)
+	}
+	if len(m.cfg.Servers) > 0 && (o == nil || o.Cluster != cluster) {
+		o = &fleet.StoreOrigin{Cluster: cluster, At: time.Now().UTC()} // nobody else would write it
 	}
 	if o == nil || o.Cluster != cluster {
 		return fleet.StoreOrigin{}, fmt.Errorf("the new cluster has not settled yet, try again in a moment: %w", fleet.ErrConflict)

@@ -1,8 +1,10 @@
 package member
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -49,13 +51,40 @@ func (m *Member) Restore(ctx context.Context, r io.Reader, force bool) error {
 	if len(m.cfg.Servers) > 0 {
 		return ErrElsewhere
 	}
-	if err := stage(m.cfg.Dir, staged{}, func(w io.Writer) error { _, err := io.Copy(w, r); return err }); err != nil {
+	if err := stage(m.cfg.Dir, staged{}, func(w io.Writer) error { return copyWhole(w, r) }); err != nil {
 		return err
 	}
 	if err := m.leaveOthers(ctx, force); err != nil {
 		return errors.Join(err, os.Remove(stagedFile(m.cfg.Dir)))
 	}
 	return m.beginAnew(ctx)
+}
+
+// copyWhole copies a snapshot and compares it with the hash at its end.
+func copyWhole(w io.Writer, r io.Reader) error {
+	sum, tail, n := sha256.New(), []byte{}, int64(0)
+	buf := make([]byte, 64<<10)
+	for {
+		k, err := r.Read(buf)
+		if _, werr := w.Write(buf[:k]); werr != nil {
+			return werr
+		}
+		tail, n = append(tail, buf[:k]...), n+int64(k)
+		if over := len(tail) - sha256.Size; over > 0 {
+			sum.Write(tail[:over])
+			tail = append([]byte{}, tail[over:]...)
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if n%512 != sha256.Size || !bytes.Equal(sum.Sum(nil), tail) { // a database is whole pages
+		return fmt.Errorf("the backup is damaged or cut short, its hash does not fit: %w", fleet.ErrInvalid)
+	}
+	return nil
 }
 
 // leaveOthers takes all others out of a cluster that works.
@@ -136,12 +165,19 @@ func (m *Member) beginAnew(ctx context.Context) error {
 	old := m.Status().Cluster
 	m.mu.Lock()
 	end := m.endLife
+	m.unrestored = nil
 	m.mu.Unlock()
 	if end != nil {
 		end()
 	}
 	for {
 		s, changed := m.Watch()
+		m.mu.Lock()
+		err := m.unrestored
+		m.mu.Unlock()
+		if err != nil {
+			return err
+		}
 		if s.Role == Voter && s.Cluster != "" && s.Cluster != old && m.ask(ctx) == nil {
 			return nil
 		}
@@ -182,6 +218,9 @@ func (m *Member) restore(st *state, self netip.AddrPort) error {
 	if err != nil {
 		// What was there before is there still: go on with that rather than not at all.
 		m.log.Error("backup not restored, the old data stays", "err", err)
+		m.mu.Lock()
+		m.unrestored = fmt.Errorf("the backup cannot be restored, the old data stays: %w", err)
+		m.mu.Unlock()
 		return errors.Join(os.Remove(stagedFile(m.cfg.Dir)), os.RemoveAll(fresh))
 	}
 	next := state{V: 1, From: st.From, Confirm: s.Confirm}

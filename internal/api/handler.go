@@ -131,7 +131,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, route route, ite
 		return refuse(http.StatusMethodNotAllowed, fmt.Sprintf("%s is not possible here", r.Method))
 	}
 	// The journal asks by itself: it has something to say also without the store.
-	if h.Ready != nil && !strings.HasSuffix(r.URL.Path, "/version") && !strings.HasSuffix(r.URL.Path, "/journal") {
+	if h.Ready != nil && !withoutStore(r.URL.Path) {
 		if err := h.Ready(); err != nil {
 			return refuse(http.StatusServiceUnavailable, "fleetd is not ready: "+err.Error())
 		}
@@ -153,7 +153,13 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, route route, ite
 
 // streams tells the requests that may go on for as long as the client likes.
 func streams(path string) bool {
-	return strings.HasSuffix(path, "/watch") || strings.HasSuffix(path, "/journal") || strings.HasSuffix(path, "/ca")
+	return strings.HasSuffix(path, "/watch") || strings.HasSuffix(path, "/journal") || strings.HasSuffix(path, "/ca") ||
+		strings.HasSuffix(path, "/store/backup") || strings.HasSuffix(path, "/store/restore") || strings.HasSuffix(path, "/store/recover")
+}
+
+// withoutStore tells the requests that are answered also while there is no store: they are about that.
+func withoutStore(path string) bool {
+	return strings.HasSuffix(path, "/version") || strings.HasSuffix(path, "/journal") || strings.Contains(path, "/v1/members") || strings.Contains(path, "/v1/store/")
 }
 
 // find maps a path to its route and item name. As in fleet: the prefixes themselves are 405, and a trailing slash is 404.

@@ -54,6 +54,8 @@ func law() []rule {
 		{"internal/kv/kvtest", []string{"internal/kv"}, anyModule, "the suite every store passes"},
 		{"internal/pki", nil, nil, "certificates, requests and tokens are values; who gets them is authority's affair"},
 		{"internal/authority", append([]string{"internal/pki"}, vocabulary...), nil, "who gets which certificate is decided from the store; the wire is not its affair"},
+		{"internal/backup", []string{"internal/fleet"}, []string{"filippo.io/age", "go.etcd.io/bbolt", "go.etcd.io/etcd/api", "google.golang.org/protobuf"},
+			"the file of a backup, for fleetctl and fleetd; taking and restoring one is the member's affair"},
 		{"internal/audit", vocabulary, nil, "keeps what it is told, bounded"},
 		{"internal/registry", vocabulary, []string{"golang.org/x/sync"}, "keys and records only, over any store"},
 		{"internal/systemd", vocabulary, []string{"github.com/coreos/go-systemd", "github.com/godbus/dbus"},

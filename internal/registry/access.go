@@ -26,7 +26,7 @@ func (r *Registry) Access(id fleet.MachineID) Access {
 	for _, kind := range []string{machines, settings, admitted, units, placements, restarts, observed, holders} {
 		a.Read = append(a.Read, r.kind(kind))
 	}
-	a.Read = append(a.Read, one(r.leaderKey()), one(r.brakeKey()))
+	a.Read = append(a.Read, one(r.leaderKey()), one(r.brakeKey()), one(r.prefix+"origin")) // the last is the member's: which cluster this is
 	a.Write = []Span{one(r.machineKey(id)), one(r.settingsKey(id)), tree(r.of(observed, id))}
 	// internal/reboot and internal/rollout. Permits and rollouts are one record that all hosts write, each its part: a stolen key can hold updates up.
 	for _, shared := range []string{"reboot/", "rollouts/", "rollout-reports/"} {
