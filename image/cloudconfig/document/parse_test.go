@@ -201,3 +201,21 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// What the manual shows is read without a word of complaint.
+func TestDocumentsOfTheManual(t *testing.T) {
+	text, err := os.ReadFile("../../../docs/cloud-config.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(string(text), "```yaml\n")[1:]
+	if len(blocks) < 2 {
+		t.Fatalf("%d documents", len(blocks))
+	}
+	for _, b := range blocks {
+		doc, _, _ := strings.Cut(b, "```")
+		if _, problems := Parse([]byte(doc), Variables{}); len(problems) > 0 {
+			t.Errorf("%s%s", doc, told(problems))
+		}
+	}
+}
