@@ -22,6 +22,7 @@ usage() {
 ./build.sh sim FROM-TO      the simulation with these seeds, such as 1-100000
 ./build.sh image [FLAGS]    the OS image, in .cache/image/out; --help lists the flags; as root
 ./build.sh tree [FLAGS]     only its root tree, which boots in nspawn too; prints the folder
+./build.sh deb [VERSION]    Debian packages of all that install would place, in .cache/deb
 ./build.sh install DESTDIR  binaries, units and documents, as a package would place them
 EOF
 }
@@ -99,7 +100,8 @@ complete() {
 
 install_to() {
 	local dest=$1 f
-	[[ -n $dest ]] || die "install needs a folder: ./build.sh install DESTDIR ('/' for this machine)"
+	[[ -n $dest ]] || die "install needs a folder: ./build.sh deb [VERSION]    Debian packages of all that install would place, in .cache/deb
+./build.sh install DESTDIR ('/' for this machine)"
 	build
 	for f in $(commands); do
 		install -D -m 755 "bin/${f##*/}" "$dest/usr/bin/${f##*/}"
@@ -151,6 +153,16 @@ image() {
 	install_to "$dir/install" >&2
 	go build -trimpath -ldflags='-s -w' -o "$dir/init" ./image/init
 	go run ./image/mkimage --install "$dir/install" --init "$dir/init" "$@"
+}
+
+# deb [VERSION] [OUT]  makes the packages; the time in them is that of the last commit, unless SOURCE_DATE_EPOCH says another.
+deb() {
+	local dir=.cache/deb
+	need dpkg-deb:dpkg
+	rm -rf "$dir/install" "${2:-$dir}"/*.deb
+	install_to "$dir/install"
+	SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 1)} sh image/deb.sh "$dir/install" "${2:-$dir}" "${1:-0.1.0}"
+	ls -l "${2:-$dir}"/*.deb
 }
 
 check_format() {
@@ -296,6 +308,7 @@ fuzz) fuzz "$@" ;;
 soak) soak "$@" ;;
 image) image "$@" ;;
 tree) image --tree "$@" ;;
+deb) deb "$@" ;;
 install) install_to "${1:-}" ;;
 help | -h | --help) usage ;;
 *)

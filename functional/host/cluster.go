@@ -32,6 +32,7 @@ const (
 type Options struct {
 	Hosts   int    // booted by Start; more can come with Add
 	Install string // folder laid over Debian on every host, as build.sh install DESTDIR makes it; copied; may be empty
+	Tree    string // root tree in place of the tests' Debian, such as build.sh tree makes; never written; see TreeFiles
 	// Files are written on host i (from 1) before its first boot: path → content. Content that starts with "#!" is
 	// executable. May be nil.
 	Files func(i int) map[string]string
@@ -77,9 +78,12 @@ func Start(ctx context.Context, opt Options) (*Cluster, error) {
 	if err := sweep(); err != nil {
 		return nil, err
 	}
-	tree, err := ensureTree(ctx, opt.Log)
-	if err != nil {
-		return nil, err
+	tree := opt.Tree
+	if tree == "" {
+		var err error
+		if tree, err = ensureTree(ctx, opt.Log); err != nil {
+			return nil, err
+		}
 	}
 	groups, err := cgroupRoots()
 	if err != nil {

@@ -44,7 +44,8 @@ func (c *console) all() string {
 	return c.text.String()
 }
 
-func (c *console) await(ctx context.Context, want string) (string, error) {
+// await waits for a text; never is one that must not come before it, "" = none.
+func (c *console) await(ctx context.Context, want, never string) (string, error) {
 	for {
 		c.mu.Lock()
 		rest := c.text.String()[c.read:]
@@ -55,6 +56,8 @@ func (c *console) await(ctx context.Context, want string) (string, error) {
 		}
 		c.mu.Unlock()
 		switch {
+		case never != "" && strings.Contains(rest, never) && (i < 0 || strings.Index(rest, never) < i):
+			return rest, fmt.Errorf("the console says %q", never)
 		case i >= 0:
 			return rest[:i+len(want)], nil
 		case err != nil:

@@ -151,19 +151,35 @@ func (r *rig) login() string {
 	return said
 }
 
-// config is the file that a host of the cluster gets that is not its first.
-func (r *rig) config() string {
-	text := host.FleetFiles(3, "")(3)["/etc/fleet/fleet.conf"]
+// config are the files of a host of the cluster that is not its first.
+func (r *rig) config() map[string]string {
+	files := host.FleetFiles(len(r.c.Hosts()), "")(len(r.c.Hosts()) + 1)
+	names := "127.0.0.1 localhost\n"
 	for _, h := range r.c.Hosts() {
-		text = strings.ReplaceAll(text, h.Name, h.IP) // the VM has no file of their names
+		names += h.IP + " " + h.Name + "\n"
 	}
-	return text
+	files["/etc/hosts"] = names
+	return files
 }
 
 // root is the root metadata of the releases.
-func (r *rig) root() (string, error) {
+func (r *rig) root() string {
+	r.t.Helper()
 	cmd := exec.CommandContext(r.ctx, r.engine, "keys", "root", "dir")
 	cmd.Dir = r.releases
 	text, err := cmd.Output()
-	return string(text), err
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return string(text)
+}
+
+// await waits for a word on the VM's console.
+func (r *rig) await(text string) string {
+	r.t.Helper()
+	said, err := r.Await(r.ctx, text)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return said
 }

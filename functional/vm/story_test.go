@@ -21,6 +21,14 @@ func TestAHostsLife(t *testing.T) {
 	r.alone()
 	r.join()
 	r.update()
+	r.bad("0.3.0", "fleet.drill=panic", "Kernel panic")
+	r.bad("0.4.0", "fleet.drill=hang fleet.patience=10", "not done after 10s")
+	// Only now: an emulated host under load takes its time to be well.
+	r.follow("20s")
+	r.bad("0.5.0", "", "This host has no owner yet")
+	r.corrupt()
+	r.bad("0.6.0", "", "verity")
+	r.reset()
 }
 
 // alone looks at the first boot without any configuration.
@@ -46,7 +54,9 @@ func (r *rig) alone() {
 // join makes it the third host of a cluster.
 func (r *rig) join() {
 	r.t.Helper()
-	r.write("/etc/fleet/fleet.conf", r.config())
+	for path, text := range r.config() {
+		r.write(path, text)
+	}
 	// It has been a cluster of its own, and gives that up.
 	r.must(`systemctl stop fleetd && rm -rf /var/lib/fleet/* && systemctl start --no-block fleetd`)
 	r.until("the VM in the cluster", `test "$(fleetctl list-machines --no-legend | wc -l)" = 3`)
@@ -55,31 +65,94 @@ func (r *rig) join() {
 	}
 }
 
-// update takes the second release into the other slot, which proves itself.
-func (r *rig) update() {
+// follow makes the host take releases from the rig's directory, and give each so long to prove itself.
+func (r *rig) follow(gate string) {
 	r.t.Helper()
 	r.write("/etc/fleet/update.conf", fmt.Sprintf(`mirrors = "%s"
 root = /etc/fleet/root.json
 interval = 0s
-gate_time = 3s
-gate_timeout = 60s
+gate_time = 2s
+gate_timeout = %s
 tries = 1
-`, r.url))
-	r.fetchRoot()
+reboot_command = /etc/fleet/reboot
+`, r.url, gate))
+	r.write("/etc/fleet/reboot", "#!/bin/sh\nexec systemctl reboot\n")
+	// A release that this host's own checks do not like.
+	r.write("/etc/fleet/health.d/10-version", "#!/bin/sh\n! grep -q fleet.version=0.5.0 /run/fleet-boot\n")
+	r.must("chmod 755 /etc/fleet/reboot /etc/fleet/health.d/10-version")
+	r.write("/etc/fleet/root.json", r.root())
 	r.must(`systemctl restart update-engine`)
+	r.until("update-engine at rest", `update-engine status | grep -q '^phase *idle'`)
+}
+
+// update takes the second release into the other slot, which proves itself.
+func (r *rig) update() {
+	r.t.Helper()
+	r.follow("10min")
+	r.must(`update-engine apply >/run/apply.log 2>&1 || { cat /run/apply.log; exit 1; }`)
+	r.await(starts)
+	r.login()
+	r.must(`grep -q 'fleet.slot=b fleet.version=` + second + `' /run/fleet-boot && grep -q '^IMAGE_VERSION=` + second + `' /etc/os-release`)
+	r.settled()
+	// What this host was told before is still so.
+	r.until("the VM in the cluster again", `test "$(fleetctl list-machines --no-legend | wc -l)" = 3`)
+	r.must(`cmp /etc/machine-id /.fleet/machine-id && test -e /root/hello.service`)
+	r.must(`systemctl is-active boot-complete.target`)
+}
+
+// settled waits until the release that runs has proven itself.
+func (r *rig) settled() {
+	r.t.Helper()
+	r.until("a good slot", `update-engine status >/run/status; cat /run/status; journalctl -q --no-pager -o cat -n 5 -u update-engine; grep -q '^phase *idle' /run/status`)
+	if out := r.must("update-engine status"); !strings.Contains(out, "slot b") || strings.Contains(out, "trial") {
+		r.t.Errorf("update-engine status:\n%s", out)
+	}
+}
+
+// bad takes a release that does not come up. The host must be back on the second one after one start of it, by itself, and remember.
+func (r *rig) bad(version, words, says string) {
+	r.t.Helper()
+	r.publish(version, words)
+	r.must(`update-engine apply >/run/apply.log 2>&1 || { cat /run/apply.log; exit 1; }`)
+	r.await(starts)
+	if said := r.await(starts); !strings.Contains(said, says) {
+		r.t.Errorf("the console of %s does not say %q:\n%s", version, says, said)
+	}
+	r.login()
+	r.must(`grep -q 'fleet.slot=b fleet.version=` + second + `' /run/fleet-boot`)
+	r.settled()
+	r.must(`update-engine status | grep '^not again *` + version + `'`)
+	// It is not taken once more.
+	r.must(`update-engine check; update-engine status | grep '^phase *idle'`)
+}
+
+// corrupt has the next release damaged on the disk after it was verified, behind the first blocks that every mount reads.
+func (r *rig) corrupt() {
+	r.t.Helper()
+	r.write("/etc/fleet/reboot", "#!/bin/sh\ndd if=/dev/zero of=/dev/vda2 bs=1M seek=2 count=100 conv=notrunc oflag=direct && exec systemctl reboot\n")
+}
+
+// reset forgets first /etc, then everything.
+func (r *rig) reset() {
+	r.t.Helper()
+	id := r.must("cat /etc/machine-id")
+	r.must("echo here >/var/here; factory-reset etc --now")
+	r.login()
+	r.must(`test ! -e /etc/fleet/update.conf && test ! -e /etc/fleet/root.json && grep -q here /var/here`)
+	if now := r.must("cat /etc/machine-id"); now != id {
+		r.t.Errorf("machine ID %s after a reset of /etc, %s before", now, id)
+	}
+	r.must("factory-reset all --now")
+	r.login()
+	r.until("a cluster of one", `test "$(fleetctl list-machines --no-legend | wc -l)" = 1`)
+	r.must(`test ! -e /var/here && test ! -e /root/hello.service && grep -q 'fleet.version=` + second + `' /run/fleet-boot`)
+	if now := r.must("cat /etc/machine-id"); now == id || len(now) != 32 {
+		r.t.Errorf("machine ID %s after a reset of all, %s before", now, id)
+	}
 }
 
 // write writes a file in the VM.
 func (r *rig) write(path, text string) {
 	r.t.Helper()
 	r.must(fmt.Sprintf("mkdir -p $(dirname %[1]s) && echo %[2]s | base64 -d >%[1]s && sync %[1]s", path, base64.StdEncoding.EncodeToString([]byte(text))))
-}
-
-func (r *rig) fetchRoot() {
-	r.t.Helper()
-	text, err := r.root()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	r.write("/etc/fleet/root.json", text)
 }

@@ -140,7 +140,7 @@ func (v *VM) Kill() {
 
 // Await waits until the console says a text that it has not said before the last Await or Run, and returns what it said up to there.
 func (v *VM) Await(ctx context.Context, text string) (string, error) {
-	return v.console.await(ctx, text)
+	return v.console.await(ctx, text, "")
 }
 
 // Login waits for the console of a host without an owner and opens its shell. It returns what the boot said.
@@ -169,6 +169,9 @@ func (v *VM) send(s string) error {
 	return err
 }
 
+// starts is what the firmware says at each start.
+const starts = "BdsDxe: starting"
+
 // ErrExit is the answer of a script that ended with another status than 0.
 var ErrExit = errors.New("the script failed")
 
@@ -180,7 +183,7 @@ func (v *VM) Run(ctx context.Context, script string) (string, error) {
 			return "", err
 		}
 	}
-	text, err := v.Await(ctx, job.end)
+	text, err := v.console.await(ctx, job.end, starts)
 	if err != nil {
 		return "", fmt.Errorf("run %q in the VM: %w", host.Tail(script, 3), err)
 	}
@@ -193,13 +196,14 @@ func (v *VM) Run(ctx context.Context, script string) (string, error) {
 
 // Poll runs a script until it succeeds.
 func (v *VM) Poll(ctx context.Context, what, script string) (string, error) {
-	var out string
+	var out, last string
 	err := host.WaitFor(ctx, what, func(ctx context.Context) (err error) {
 		// An emulated processor has better to do than to be asked all the time.
 		out, err = v.Run(ctx, "(\n"+script+"\n) || { s=$?; sleep 0.5; exit $s; }")
 		if err != nil && !errors.Is(err, ErrExit) {
-			return host.Final(err)
+			return host.Final(fmt.Errorf("%w; before: %s", err, last))
 		}
+		last = out
 		return err
 	})
 	return out, err
