@@ -163,7 +163,7 @@ func (n *node) take(ctx context.Context, c subnet.Change) bool {
 	network.SortPeers(set)
 	slices.Sort(gone)
 	rep, err := n.linker.Peers(ctx, set, gone)
-	n.report(rep)
+	n.report(rep, n.failed)
 	if err != nil {
 		n.log.Error("cannot program peers", "err", err)
 	}
@@ -192,9 +192,13 @@ func (n *node) skip(name, reason string) {
 	n.skipped[name] = reason
 }
 
-func (n *node) report(rep link.Report) {
+// report keeps what the kernel refused of peers, and tells what was not said before. What it refused of the host is a turn's error.
+func (n *node) report(rep link.Report, said map[string]string) {
 	for name, text := range rep.Failed {
-		if n.failed[name] != text {
+		if name == "" {
+			continue
+		}
+		if said[name] != text {
 			n.log.Warn("kernel refused", "peer", name, "err", text)
 		}
 		n.failed[name] = text
@@ -258,12 +262,13 @@ func (n *node) turn(ctx context.Context, asked bool) error {
 		_, cerr := n.linker.Clean(ctx)
 		return errors.Join(err, cerr)
 	}
-	if !asked && len(rep.Steps) > 0 {
+	if !asked && err == nil && len(rep.Steps) > 0 {
 		n.repairs += len(rep.Steps)
 		n.log.Info("repaired", "steps", len(rep.Steps), "first", rep.Steps[0])
 	}
-	clear(n.failed)
-	n.report(rep)
+	said := n.failed
+	n.failed = map[string]string{}
+	n.report(rep, said)
 	old := n.skipped
 	n.skipped = map[string]string{}
 	for _, s := range host.Skipped {

@@ -101,6 +101,24 @@ func TestKindsOnTheFakeKernel(t *testing.T) {
 	}
 }
 
+// A backend that this kernel cannot have takes nothing away of the one that works.
+func TestWhatCannotBeHadTakesNothingAway(t *testing.T) {
+	fk := newFake()
+	b := &bench{t: t, kernel: fk, fake: fk}
+	b.set(vxlanHost(2, 3))
+	before := fk.s.String()
+	add := Step{Verb: "add", Device: &ipipHost(2).Devices[0]}
+	fk.fails[add.String()] = errors.New("this kernel has no ipip")
+	rep, err := b.l.Set(context.Background(), ipipHost(2, 3))
+	if err == nil || !strings.Contains(err.Error(), "this kernel has no ipip") || len(rep.Steps) != 1 {
+		t.Errorf("%v, %v", rep.Steps, err)
+	}
+	want(t, before, fk.s.String())
+	if steps := b.set(vxlanHost(2, 3)); steps != "" {
+		t.Errorf("back again: %s", steps)
+	}
+}
+
 // The code for the kernel's WireGuard speaks through a library that also finds devices in user space, by sockets in a place of theirs:
 // with one of those it does all it would do with the kernel's.
 func TestKernelWireGuardsCode(t *testing.T) {

@@ -212,9 +212,17 @@ func (l *Linker) do(ctx context.Context, steps []Step) (Report, error) {
 	if len(steps) == 0 {
 		return rep, nil
 	}
-	errs := l.kernel.Do(ctx, steps)
+	// Devices come first. Where one cannot be had, the rest would only take away what still works.
+	devices := slices.IndexFunc(steps, func(s Step) bool { return s.Device == nil })
+	if devices < 0 {
+		devices = len(steps)
+	}
+	errs := l.kernel.Do(ctx, steps[:devices])
+	if errors.Join(errs...) == nil {
+		errs = append(errs, l.kernel.Do(ctx, steps[devices:])...)
+	}
 	var fatal []error
-	for i, s := range steps {
+	for i, s := range steps[:len(errs)] {
 		rep.Steps = append(rep.Steps, s.String())
 		if errs[i] == nil {
 			continue
