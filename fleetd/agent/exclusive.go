@@ -112,8 +112,9 @@ func (a *Agent) fenced(states map[unit.Name]fleet.UnitStatus) {
 		if !a.disk[n].bound() || a.disk[n].Started == "" || st.Active == "active" || st.Active == "activating" {
 			continue
 		}
-		// One that had ended before has nothing to do with it.
-		if st.Since.Before(guard.Since.Add(-sinceSlack)) {
+		// One that had ended before has nothing to do with it. When it ended systemd may have forgotten: then it is better started twice than
+		// not again.
+		if !st.Since.IsZero() && st.Since.Before(guard.Since.Add(-sinceSlack)) {
 			continue
 		}
 		a.Log.Info("stopped, for this host's lease was not renewed in time", "unit", n)

@@ -51,6 +51,11 @@ type runner struct {
 	failures int
 	sendFail int
 
+	letting bool
+	let     func()
+	letNot  time.Time
+	letFail int
+
 	recalling bool
 	recalled  func()
 	recallAt  time.Time
@@ -73,7 +78,8 @@ func (p *process) runAgentAs(t *task, pres registry.Presence) {
 	cancel()
 	watch.kill()
 	t.await(0, func() bool {
-		return (!r.sending || r.reported != nil) && (!r.fetching || r.fetched != nil) && (!r.recalling || r.recalled != nil)
+		return (!r.sending || r.reported != nil) && (!r.fetching || r.fetched != nil) && (!r.recalling || r.recalled != nil) &&
+			(!r.letting || r.let != nil)
 	})
 	r.take()
 }
@@ -105,6 +111,9 @@ func (r *runner) setOrders(o agent.Orders) {
 	}
 	r.orders, r.ordersOf = o, r.pres.Rev
 	r.agent.SetOrders(o)
+	if o.Admitted && !r.h.w.opt.Hasty {
+		_ = r.feed.Admitted(r.pres.Rev)
+	}
 }
 
 // watchOrders stands for registry.WatchOrders: after a change, the newest orders, but as old as the answer takes.
@@ -125,7 +134,8 @@ func (r *runner) watchOrders(t *task) {
 }
 
 func (r *runner) wakes() bool {
-	return r.newOrders != nil || r.fetched != nil || r.reported != nil || r.recalled != nil || r.replaced() || len(r.h.sys.Wake()) > 0
+	return r.newOrders != nil || r.fetched != nil || r.reported != nil || r.recalled != nil || r.let != nil || r.replaced() || len(r.h.sys.Wake()) > 0 ||
+		len(r.feed.Wake()) > 0
 }
 
 // take takes in what the run was woken by.
@@ -146,6 +156,15 @@ func (r *runner) take() {
 		r.reported()
 		r.reported, r.sending = nil, false
 	}
+	select {
+	case <-r.feed.Wake():
+		r.agent.LeaseIsBack()
+	default:
+	}
+	if r.let != nil {
+		r.let()
+		r.let, r.letting = nil, false
+	}
 	if r.recalled != nil {
 		r.recalled()
 		r.recalled, r.recalling = nil, false
@@ -165,7 +184,7 @@ func (r *runner) turn() time.Duration {
 	r.agent.Do(r.ctx, now, tasks)
 	r.startFetch()
 	r.startRecall(now)
-	wait := r.startReport(now, len(seen.Jobs) > 0)
+	wait := min(r.startReport(now, len(seen.Jobs) > 0), r.startLetGo(now))
 	if slices.ContainsFunc(tasks, func(t agent.Task) bool { return t.Kind != agent.Fetch }) {
 		return time.Millisecond // what was just done is to be looked at
 	}
@@ -297,6 +316,7 @@ func (b bus) Start(ctx context.Context, names []unit.Name) map[unit.Name]error {
 	for _, n := range names {
 		b.p.h.w.note("start %s", n)
 		b.p.h.w.starting(b.p, n)
+		b.p.h.w.tokened(b.p, n)
 	}
 	return b.p.h.sys.Start(ctx, names)
 }

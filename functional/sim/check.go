@@ -28,6 +28,9 @@ type facts struct {
 	starts   int
 	stops    int
 
+	exclusive map[unit.Name]bool // units that were started, and are always exclusive
+	tokens    map[unit.Name]tokenAt
+
 	lasting map[unit.Hash]bool // texts whose programs do not end by themselves
 	ended   map[fleet.Key]bool // processes that a step ended since they were started
 }
@@ -48,7 +51,7 @@ func newFacts() facts {
 	return facts{
 		records: map[version]fleet.Unit{}, admitted: map[registration]bool{}, lost: map[registration]int64{}, ran: map[fleet.Key]fleet.Observation{},
 		placed: map[fleet.Key]int64{}, rev: map[fleet.MachineID]int64{}, offers: map[fleet.MachineID]fleet.Machine{}, offered: map[fleet.MachineID]time.Time{},
-		kin: map[unit.Name]bool{}, lasting: map[unit.Hash]bool{}, ended: map[fleet.Key]bool{},
+		kin: map[unit.Name]bool{}, lasting: map[unit.Hash]bool{}, exclusive: map[unit.Name]bool{}, tokens: map[unit.Name]tokenAt{}, ended: map[fleet.Key]bool{},
 	}
 }
 
@@ -78,6 +81,7 @@ func (w *world) mayWrite(from origin, kind, rest string, e kv.Event) {
 	writers := map[string]string{
 		"machines": "presence lease depart", "machine-settings": "user", "admitted": "engine", "units": "user",
 		"placements": "engine", "observed": "report presence lease depart", "leader": "engine lease", "files": "user",
+		"holders": "engine letgo depart", "brake": "engine user",
 	}[kind]
 	if kind == "files" && e.Delete {
 		writers = "collect"
@@ -159,7 +163,7 @@ func (w *world) withdrawing(p fleet.Placement, with []fleet.Change) {
 	k := fleet.Key{Machine: p.Machine, Unit: p.Unit}
 	u, there := w.snap.Units[p.Unit]
 	old := w.snap.Placements[k]
-	if !there || u.Target != fleet.Launched || old.Target != fleet.Launched || w.related(p.Unit) {
+	if !there || u.Target != fleet.Launched || old.Target != fleet.Launched || w.related(p.Unit) || u.Needs.Exclusive {
 		return
 	}
 	if u.Needs.Global {
@@ -293,6 +297,9 @@ func (w *world) placing(from origin, p fleet.Placement, deleted bool) {
 			w.broken("gone machine", "%s placed %s on %s, which is not registered", from.who, p.Unit, w.name(p.Machine))
 		}
 	}
+	if p.Target == fleet.Inactive {
+		return // revoked: nothing more is asked of it
+	}
 	if !w.files[p.Hash] {
 		w.broken("lost text", "the placement of %s on %s names %s", p.Unit, w.name(p.Machine), short(p.Hash))
 	}
@@ -319,7 +326,7 @@ func (w *world) texts() {
 		}
 	}
 	for _, p := range w.snap.Placements {
-		if !w.files[p.Hash] {
+		if !w.files[p.Hash] && p.Target != fleet.Inactive {
 			w.broken("lost text", "a placement names %s", short(p.Hash))
 		}
 	}

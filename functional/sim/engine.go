@@ -101,9 +101,18 @@ func (l *leader) follow(t *task) error {
 	if err != nil {
 		return err
 	}
-	state := engine.NewState(snap)
-	for at := snap.Rev; l.over == nil; {
+	snap.At = t.w.now
+	state, at := engine.NewState(snap), snap.Rev
+	for end := t.w.now.Add(leaderTTL); state.MostMissing() && t.w.now.Before(end); {
+		t.await(300*time.Millisecond, nil)
+		at = l.takeIn(state, at, 0)
+	}
+	for l.over == nil {
 		wait := time.Duration(0)
+		l.itIs(state)
+		if _, _, err := state.UseBrake(t.context(), l.reg, l.term, 33); err != nil {
+			return err
+		}
 		if ds := state.Turn(); len(ds) > 0 {
 			_, conflicts, err := l.reg.Commit(t.context(), l.term, ds)
 			if err != nil {
@@ -115,6 +124,9 @@ func (l *leader) follow(t *task) error {
 				wait = time.Second
 			}
 		}
+		if due, any := state.Due(); any && (wait == 0 || due.Sub(t.w.now) < wait) {
+			wait = max(due.Sub(t.w.now), time.Millisecond)
+		}
 		t.await(wait, func() bool { return l.over != nil || !l.h.cut && l.more(at) })
 		if l.more(at) && at+1 < t.w.compacted {
 			t.w.note("too far behind")
@@ -123,6 +135,15 @@ func (l *leader) follow(t *task) error {
 		at = l.takeIn(state, at, t.with.n)
 	}
 	return l.over
+}
+
+// itIs tells the planner the time.
+func (l *leader) itIs(state *engine.State) {
+	now := l.h.w.now
+	if l.h.w.opt.NoWait {
+		now = now.Add(time.Hour)
+	}
+	state.SetTime(now)
 }
 
 func (l *leader) more(at int64) bool {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/fleet-init/fleet/fleetd/agent"
+	"github.com/fleet-init/fleet/fleetd/guard"
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/registry"
 	"github.com/fleet-init/fleet/internal/systemd"
@@ -29,6 +30,8 @@ type host struct {
 	// sysDue is when sys does something by itself; zero: never.
 	sysDue time.Time
 	p      *process // nil: no fleetd runs
+
+	until time.Duration // deadline of its guard, by boottime
 
 	frozen bool      // its fleetd gets no processor
 	cut    bool      // its fleetd does not reach the store
@@ -61,7 +64,7 @@ func (h *host) power(on bool) {
 	h.on = on
 	if !on {
 		h.crash()
-		h.frozen, h.busOff, h.sysDue = false, false, time.Time{}
+		h.frozen, h.busOff, h.sysDue, h.until = false, false, time.Time{}, 0
 		return
 	}
 	h.boot++
@@ -71,7 +74,7 @@ func (h *host) power(on bool) {
 			return errBus
 		}
 		return nil
-	}})
+	}, Guard: func() bool { return h.w.opt.NoGuard || h.boottime() < h.until }})
 	h.startFleetd()
 }
 
@@ -104,7 +107,8 @@ func (h *host) startFleetd() {
 	}
 	h.p = p
 	h.sys.Lose() // a new connection knows of no jobs of the old one
-	p.agent = agent.New(agent.Config{Machine: h.id, Systemd: bus{p}, Signals: bus{p}, Disk: platter{p}, Log: h.w.log})
+	p.feed = h.feeder()
+	p.agent = agent.New(agent.Config{Machine: h.id, Systemd: bus{p}, Signals: bus{p}, Disk: platter{p}, Log: h.w.log, Lease: p.feed})
 	p.spawn("presence", p.keepPresence)
 	p.spawn("agent", p.runAgent)
 	p.spawn("engine", p.runEngine)
@@ -133,6 +137,7 @@ type process struct {
 
 	term *fleet.Term // its engine leads, so far as it knows
 
+	feed      *guard.Feeder
 	agent     *agent.Agent
 	acting    *task // that turns the agent
 	orders    agent.Orders
@@ -160,8 +165,10 @@ func (p *process) keepPresence(t *task) {
 
 func (p *process) register(t *task, reg *registry.Registry) registry.Presence {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		sent := p.h.boottime()
 		now, err := reg.Register(t.context(), p.hello, machineTTL)
 		if err == nil {
+			p.renewed(now, sent)
 			return now
 		}
 		t.w.note("not registered: %v", err)
@@ -182,7 +189,10 @@ func (p *process) keep(t *task, reg *registry.Registry, now registry.Presence) {
 				t.sleep(100 * time.Millisecond)
 			}
 		} else {
-			err = reg.KeepAlive(t.context(), now)
+			sent := p.h.boottime()
+			if err = reg.KeepAlive(t.context(), now); err == nil {
+				p.renewed(now, sent)
+			}
 		}
 		wait = every
 		if leaseGone(err) {

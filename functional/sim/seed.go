@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/fleet-init/fleet/internal/unit"
 )
 
 // maker makes steps of luck. It knows how things are, so that few steps are in vain, but what it makes is a plain list.
@@ -75,15 +77,20 @@ func newMaker(r *rand.Rand, w *world) *maker {
 		m.holds = r.Float64() * r.Float64() * 0.4
 	}
 	all := []string{"p1.service", "p2.service", "p3.service", "p4.service", "p5.socket", "web@.service", "web@1.service", "web@2.service",
-		"web@3.service", "c1.service", "c2.service", "x1.service", "x2.service", "f1.service", "f2.service", "g1.service", "g2.service"}
+		"web@3.service", "c1.service", "c2.service", "x1.service", "x2.service", "f1.service", "f2.service", "g1.service", "g2.service",
+		"e1.service", "e2.service", "e3.service"}
 	r.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	m.few = r.IntN(4) == 0
-	for _, k := range []string{"agent", "collect", "depart", "engine", "fetch", "orders", "presence", "renew", "report", "user"} {
+	for _, k := range []string{"agent", "collect", "depart", "engine", "fetch", "letgo", "orders", "presence", "renew", "report", "user"} {
 		if r.IntN(8) == 0 {
 			m.slow = append(m.slow, k)
 		}
 	}
 	m.names = all[:3+r.IntN(len(all)-3)]
+	if w.opt.Focus {
+		m.names, m.evils, m.slow = []string{"e1.service", "e2.service"}, evils()[:5], nil
+		m.pace, m.end, m.evilEvery, m.userEvery = 60*time.Millisecond, 150*time.Second, 4*time.Second, 8*time.Second
+	}
 	m.nextUser, m.nextEvil = time.Duration(r.IntN(2000))*time.Millisecond, 3*time.Second+m.about(m.evilEvery)
 	m.nextCompact = m.about(10 * time.Second)
 	return m
@@ -326,7 +333,7 @@ func (m *maker) setting() []string {
 // text makes a text for a unit: units of one letter have the same ways.
 func (m *maker) text(name string) string {
 	m.texts++
-	if m.few {
+	if m.few && !alwaysExclusive(unit.Name(name)) {
 		return pick(m, []string{"run,v0", "run,v1", "once,v0"})
 	}
 	words := []string{pick(m, []string{"run", "run", "run", "run", "run", "once", "slow", "fail", "missing", "broken"})}
@@ -340,6 +347,9 @@ func (m *maker) text(name string) string {
 	}
 	if m.oneIn(8) {
 		words = append(words, "install")
+	}
+	if alwaysExclusive(unit.Name(name)) {
+		words = append(words, fmt.Sprintf("limit=%d", 1+m.IntN(3)), "Exclusive=yes")
 	}
 	words = append(words, m.needs(name)...)
 	return strings.Join(words, ",")

@@ -211,7 +211,12 @@ func (w *world) wrongUnit(snap fleet.Snapshot, u fleet.Unit, add func(string, ..
 	}
 	var fulls, old []fleet.MachineID
 	for _, h := range w.hosts {
-		if p, ok := snap.Placements[fleet.Key{Machine: h.id, Unit: u.Name}]; ok && p.Handover {
+		p, ok := snap.Placements[fleet.Key{Machine: h.id, Unit: u.Name}]
+		if ok && p.Target == fleet.Inactive {
+			add("%s does not get away from %s", u.Name, h.name)
+			continue
+		}
+		if ok && p.Handover {
 			old = append(old, h.id)
 		} else if ok {
 			fulls = append(fulls, h.id)
@@ -289,7 +294,12 @@ func (w *world) wrongTexts(snap fleet.Snapshot, add func(string, ...any)) {
 		named[u.Hash] = true
 	}
 	for _, p := range snap.Placements {
-		named[p.Hash] = true
+		if p.Target != fleet.Inactive {
+			named[p.Hash] = true
+		}
+	}
+	if snap.Brake.On() {
+		add("the brake is on, with all machines here")
 	}
 	kvs, _, err := w.mem.Range(context.Background(), prefix+"files/")
 	if err != nil {

@@ -207,6 +207,10 @@ func (w *world) told(changes []fleet.Change) string {
 			if c.Placement.Handover {
 				more = " old"
 			}
+		case c.Holder != nil:
+			word, more = string(c.Holder.Unit)+"@"+w.name(c.Holder.Machine), " held"
+		case c.Brake != nil:
+			word, more = "brake", " on"
 		case c.Observation != nil:
 			word, more = string(c.Observation.Unit)+"@"+w.name(c.Observation.Machine), "="+c.Observation.Active
 		}
@@ -275,7 +279,7 @@ func (w *world) typed(events []kv.Event) []fleet.Change {
 		switch kind {
 		case "machines", "machine-settings", "admitted":
 			machines[rest] = true
-		case "units", "placements", "observed":
+		case "units", "placements", "observed", "holders", "brake":
 			if !e.Delete {
 				v = append(v, e.KV)
 			}
@@ -313,6 +317,16 @@ func changesOf(s fleet.Snapshot, events []kv.Event, machines map[string]bool) []
 			p, there := s.Placements[k]
 			p.Unit, p.Machine = k.Unit, k.Machine
 			cs = append(cs, fleet.Change{Deleted: !there, Placement: &p})
+		case "holders":
+			h, there := s.Holders[unit.Name(rest)]
+			h.Unit = unit.Name(rest)
+			cs = append(cs, fleet.Change{Deleted: !there, Holder: &h})
+		case "brake":
+			c := fleet.Change{Deleted: s.Brake == nil, Brake: &fleet.Brake{}}
+			if s.Brake != nil {
+				c.Brake = s.Brake
+			}
+			cs = append(cs, c)
 		case "observed":
 			o, there := s.Observed[k]
 			o.Unit, o.Machine = k.Unit, k.Machine

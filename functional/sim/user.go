@@ -127,7 +127,7 @@ func (h *host) set(machine string, args []string) error {
 
 // textOf makes a unit file of words with commas between: first what it does, then
 //
-//	vN        makes texts differ      stop=N   ExecStop takes N seconds
+//	vN        makes texts differ      stop=N   ExecStop takes N seconds, limit=N: no stop takes longer
 //	install   has an [Install]        Key=V    an option of [X-Fleet]
 func textOf(spec string) (*unit.File, error) {
 	words := strings.Split(spec, ",")
@@ -148,6 +148,8 @@ func textOf(spec string) (*unit.File, error) {
 		switch {
 		case word == "install":
 			install = "[Install]\nWantedBy=multi-user.target\n"
+		case k == "limit":
+			service += "TimeoutStopSec=" + v + "\n"
 		case k == "stop":
 			service += "ExecStop=/bin/sleep " + v + "\n"
 		case pair && strings.ToUpper(k[:1]) == k[:1]:
@@ -170,9 +172,14 @@ func (p *process) depart(t *task) {
 	p.agentStop = true
 	t.await(0, func() bool { return p.agentDone })
 	p.acting = t
-	p.release(t)
-	if p.present != nil {
-		if err := t.registry().Leave(t.context(), *p.present); err != nil {
+	stopped := p.release(t)
+	if now := p.present; now != nil {
+		if stopped {
+			if err := t.registry().LetAllGo(t.context(), *now); err != nil {
+				t.w.note("%v", err)
+			}
+		}
+		if err := t.registry().Leave(t.context(), *now); err != nil {
 			t.w.note("%v", err)
 		}
 	}
@@ -214,7 +221,7 @@ func moved(s fleet.Snapshot, self fleet.MachineID) bool {
 		return false
 	}
 	for k, p := range s.Placements {
-		if o := s.Observed[k]; k.Machine == self && p.Handover && o.Active != "" && o.Active != "inactive" && o.Active != "failed" {
+		if o := s.Observed[k]; k.Machine == self && p.Target == fleet.Inactive || k.Machine == self && p.Handover && o.Active != "" && o.Active != "inactive" && o.Active != "failed" {
 			return false
 		}
 	}
@@ -227,14 +234,14 @@ func moved(s fleet.Snapshot, self fleet.MachineID) bool {
 }
 
 // release is agent.Release, step by step.
-func (p *process) release(t *task) {
+func (p *process) release(t *task) (stopped bool) {
 	p.orders = agent.Orders{Rev: p.orders.Rev, Admitted: true}
 	p.agent.SetOrders(p.orders)
 	for end, failures := t.w.now.Add(95*time.Second), 0; t.w.now.Before(end); {
 		now := p.h.clock()
 		seen, err := p.agent.Observe(t.context(), now)
 		if err == nil && len(seen.Disk) == 0 {
-			return
+			return true
 		}
 		wait := 100 * time.Millisecond
 		if err == nil {
@@ -249,4 +256,5 @@ func (p *process) release(t *task) {
 		default:
 		}
 	}
+	return false
 }

@@ -19,6 +19,14 @@ type Options struct {
 	LeaveOut func(kind string, g kv.Guard) bool
 	// Hasty lets agents clear away before they are admitted.
 	Hasty bool
+	// Focus makes seeds of little else than exclusive units, on hosts that are cut, paused and lost. It is for the maker only.
+	Focus bool
+	// Each of these leaves out something that keeps exclusive units from being alive twice.
+	NoGuard        bool // process 1 stops nothing
+	FeedAnswered   bool // a keep-alive counts from its answer
+	FeedUnadmitted bool // a host that is back feeds its guard before it has heard what it must not run
+	LetGoEarly     bool // an agent lets go what has not stopped
+	NoWait         bool // a leader does not wait for a machine that is gone
 }
 
 // machineTTL is the time to live of a registration.
@@ -120,7 +128,9 @@ func (w *world) pass(at time.Duration) {
 	}
 	for _, h := range w.hosts {
 		h.stepSystemd()
+		h.stepGuard()
 	}
+	w.exclusives()
 }
 
 func (w *world) host(name string) *host {
@@ -183,6 +193,7 @@ func (w *world) next() (at time.Duration, any bool) {
 	}
 	for _, h := range w.hosts {
 		take(h.sysDue)
+		take(h.guardDue())
 		if h.p == nil || h.frozen {
 			continue
 		}
@@ -218,6 +229,7 @@ func (w *world) runFor(d time.Duration) {
 		t, before := ts[w.turns%len(ts)], len(w.notes)
 		t.resume(goOn{})
 		w.attribute(before, t.name)
+		w.exclusives()
 		w.pass(w.since() + time.Millisecond)
 		if w.since() >= end {
 			break
