@@ -1,0 +1,190 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fleet-init/fleet/update-engine/disk"
+	"github.com/fleet-init/fleet/update-engine/disk/disktest"
+)
+
+func TestOptions(t *testing.T) {
+	base := []string{"--install", "i", "--init", "x"}
+	for name, c := range map[string]struct {
+		args []string
+		err  string
+	}{
+		"what build.sh gives":         {base, ""},
+		"nothing":                     {nil, "--install and --init are needed"},
+		"a word too many":             {append(base, "all"), `unexpected argument "all"`},
+		"a key without certificate":   {append(base, "--sb-key", "k"), "go together"},
+		"a line break in the options": {append(base, "--options", "a\nb"), "line break"},
+		"an unknown flag":             {append(base, "--what"), "unknown flag"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := parse(c.args, io.Discard); c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
+				t.Errorf("%v, want %q", err, c.err)
+			}
+		})
+	}
+}
+
+func TestMissingToolsAreNamedWithTheirPackages(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	err := options{key: "k"}.tools()
+	if err == nil || !strings.Contains(err.Error(), "sbsign (package sbsigntool)") && !strings.Contains(err.Error(), "mksquashfs (package squashfs-tools)") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestLockComesBackAndIsCompared(t *testing.T) {
+	l := lock{epoch: 86400, packages: []pkg{{"bash", "5.2-1", 7000}, {"dpkg", "1.21", 6000}, {"gone", "1", 1}}}
+	back, err := parseLock(l.text())
+	if err != nil || back.epoch != l.epoch || len(back.packages) != 3 || back.packages[1] != l.packages[1] {
+		t.Fatalf("%v, %v", back, err)
+	}
+	got := l.differences([]pkg{{"bash", "5.2-2", 7000}, {"dpkg", "1.21", 6000}, {"new", "3", 1}})
+	if diff := cmp.Diff([]string{"bash is 5.2-2 instead of 5.2-1", "gone is missing", "new 3 is new"}, got); diff != "" {
+		t.Error(diff)
+	}
+	for text, want := range map[string]string{"bash 5.2": "line 1", "# epoch soon": "epoch", "\nbash 5.2 big": `line 2: size "big"`} {
+		if _, err := parseLock(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestModulesComeWithWhatTheyNeedInOrder(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"modules.dep":     "kernel/a/dm-verity.ko: kernel/a/dm-bufio.ko kernel/b/dm-mod.ko\nkernel/a/dm-bufio.ko: kernel/b/dm-mod.ko\nkernel/b/dm-mod.ko:\nkernel/c/nvme.ko:\n",
+		"modules.alias":   "# comment\nalias pci:v1* nvme\nalias fs-ext4 ext4\n",
+		"modules.builtin": "kernel/fs/ext4/ext4.ko\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := readModuleDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	take, load, err := m.pick([]string{"dm_verity", "ext4"}, []string{"nvme", "absent"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"dm_bufio", "dm_mod", "dm_verity", "nvme"}, take); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"dm_verity"}, load); diff != "" {
+		t.Error(diff)
+	}
+	deps, aliases := m.lists(take)
+	if want := "dm_bufio dm_mod\ndm_mod\ndm_verity dm_mod dm_bufio\nnvme\n"; deps != want {
+		t.Errorf("deps %q, want %q", deps, want)
+	}
+	if aliases != "pci:v1* nvme\n" {
+		t.Errorf("aliases %q", aliases)
+	}
+	if _, _, err := m.pick([]string{"squashfs"}, nil); err == nil || !strings.Contains(err.Error(), "no module squashfs") {
+		t.Errorf("a kernel that cannot boot: %v", err)
+	}
+}
+
+func TestArchiveIsACpio(t *testing.T) {
+	a := archive{epoch: 1}
+	a.dir("dev")
+	a.device("dev/console", 5, 1)
+	a.file("init", []byte("12345"), 0o755)
+	b := a.end()
+	if len(b)%4 != 0 || !bytes.HasPrefix(b, []byte("070701")) || bytes.Count(b, []byte("070701")) != 4 || !bytes.Contains(b, []byte("init\x00")) {
+		t.Errorf("%q", b)
+	}
+	again := archive{epoch: 1}
+	again.dir("dev")
+	again.device("dev/console", 5, 1)
+	again.file("init", []byte("12345"), 0o755)
+	if !bytes.Equal(b, again.end()) {
+		t.Error("the same files gave other bytes")
+	}
+}
+
+// TestESP writes the first release as mkimage does, and looks at it as update-engine would; then into an ESP that is too small.
+func TestESP(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string, size int64) string {
+		p := filepath.Join(dir, name)
+		if err := errors.Join(os.WriteFile(p, []byte("MZ"), 0o644), os.Truncate(p, size)); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	b := &builder{options: options{version: "1.2.3", words: "panic=5", esp: 40 * mib}, kernel: file("k", 11*mib), image: file("u", 4096)}
+	part := disk.NewPart(disktest.New(b.esp), 0, b.esp)
+	slotA := disk.NewPart(disktest.New(mib), 0, mib)
+	write := func() error {
+		if err := disk.FormatFAT(part, b.esp); err != nil {
+			return err
+		}
+		fat, err := disk.OpenFAT(part)
+		if err != nil {
+			return err
+		}
+		for _, d := range []string{"EFI", "EFI/fleet", "loader", "loader/entries"} {
+			if err := fat.Mkdir(d); err != nil {
+				return err
+			}
+		}
+		return b.first(esp{fat}, slotA)
+	}
+	// The image is no verity image: it must be refused before it can boot.
+	if err := write(); err == nil || !strings.Contains(err.Error(), "verity") && !strings.Contains(err.Error(), "root hash") {
+		t.Errorf("an image that does not verify: %v", err)
+	}
+	b.kernel = file("k", 20*mib)
+	if err := write(); err == nil || !strings.Contains(err.Error(), "the ESP of 40 MiB has no room for three kernels of 21 MiB: use --esp-size") {
+		t.Errorf("a kernel that fits once: %v", err)
+	}
+	b.kernel = file("k", 60*mib)
+	if err := write(); err == nil || !strings.Contains(err.Error(), "use --esp-size") {
+		t.Errorf("a kernel that does not fit: %v", err)
+	}
+}
+
+func TestOnceKeepsWhatIsWhole(t *testing.T) {
+	p := filepath.Join(t.TempDir(), "deep", "thing")
+	made := 0
+	do := func(fresh string) error {
+		made++
+		return os.WriteFile(fresh, nil, 0o644)
+	}
+	broken := errors.New("broken")
+	if err := once(p, func(fresh string) error { return errors.Join(do(fresh), broken) }); !errors.Is(err, broken) {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := once(p, do); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if list, _ := os.ReadDir(filepath.Dir(p)); made != 2 || len(list) != 1 {
+		t.Errorf("made %d times, %d files", made, len(list))
+	}
+}
+
+func TestIdentitiesAreFixedByTheRelease(t *testing.T) {
+	a, b := &builder{options: options{version: "1.0.0"}, hash: "x"}, &builder{options: options{version: "1.0.0"}, hash: "y"}
+	if a.guid("esp") != a.guid("esp") || a.guid("esp") == a.guid("state") || a.guid("esp") == b.guid("esp") {
+		t.Error(a.guid("esp"), a.guid("state"), b.guid("esp"))
+	}
+	if s := spdxID("go-github.com/a/b+x"); s != "SPDXRef-go-github.com-a-b-x" {
+		t.Error(s)
+	}
+}
