@@ -50,6 +50,7 @@ type options struct {
 	unit         string
 	os           osOptions
 	trust        trustOptions
+	store        storeOptions
 }
 
 // ignored takes flags of fleet that have lost their meaning, so that scripts that give them go on.
@@ -126,6 +127,7 @@ func define(o *options) *pflag.FlagSet {
 	defineSSH(fs, o)
 	defineOS(fs, &o.os)
 	defineTrust(fs, &o.trust)
+	defineStore(fs, &o.store)
 
 	for _, old := range []struct{ name, only string }{{"driver", "API"}, {"experimental-api", "true"}, {"sign", ""}, {"sudo", ""},
 		{"etcd-key-prefix", ""}, {"etcd-keyfile", ""}, {"etcd-certfile", ""}, {"etcd-cafile", ""}} {

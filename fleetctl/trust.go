@@ -33,7 +33,7 @@ func defineTrust(fs *pflag.FlagSet, o *trustOptions) {
 	fs.IntVar(&o.uses, "uses", 1, "how many may join by the token")
 	fs.BoolVar(&o.noVote, "no-vote", false, "hosts that join by the token never hold the store")
 	fs.StringVar(&o.memberIP, "member-ip", "", "this host's address for the others, or the network it is in; none: that of the default route, or towards the cluster")
-	fs.BoolVar(&o.force, "force", false, "finish though some machines have no new certificate yet: they must join again")
+	fs.BoolVar(&o.force, "force", false, "ca: finish though some machines have no new certificate yet; backup restore: also while the cluster works")
 	fs.IntVar(&o.entries, "entries", 50, "how many of the newest entries to print")
 }
 
