@@ -2,6 +2,7 @@ package fleettest
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 )
@@ -50,6 +51,7 @@ func TestWhatHurtFleetsUsersDoesNotHurtHere(t *testing.T) {
 		}
 		r.ctl(h, "destroy", "u-long.service")
 	})
+	r.sub("units move over as the guide says", (*rig).asTheGuideSays)
 	r.sub("a hundred units, and nothing left of them", func(r *rig) {
 		units := instances("q", 100)
 		r.write(h, map[string]string{"q@.service": service("")})
@@ -119,4 +121,49 @@ func (r *rig) statesAsTheyWere() {
 		r.t.Errorf("an unloaded unit is still there: %s", out)
 	}
 	r.ctl(h, "destroy", "s-main.service", "s-pulled.service", "s-fails.service")
+}
+
+// asTheGuideSays goes through docs/coming-from-fleet.md's commands, with this cluster in both parts: where the units come from and, once
+// it has forgotten them, where they go to.
+func (r *rig) asTheGuideSays() {
+	h := r.Host(1)
+	text, err := os.ReadFile("../../../docs/coming-from-fleet.md")
+	r.must(err)
+	_, guide, found := strings.Cut(string(text), "## How to move a cluster over")
+	if !found {
+		r.t.Fatal("there is no guide")
+	}
+	var blocks []string
+	inside := false
+	for line := range strings.Lines(guide) {
+		if command, ok := strings.CutPrefix(line, "       "); ok {
+			if !inside {
+				blocks = append(blocks, "set -e\n")
+			}
+			blocks[len(blocks)-1] += command
+			inside = true
+		} else {
+			inside = false
+		}
+	}
+	if len(blocks) != 2 {
+		r.t.Fatalf("the guide has the commands %q", blocks)
+	}
+	r.write(h, map[string]string{"m@.service": service(""), "m-all.service": service("[X-Fleet]\nGlobal=true\n"), "m-idle.service": service("")})
+	r.ctl(h, "submit", "m@.service", "m-idle.service")
+	r.ctl(h, "start", "m@1.service", "m@2.service", "m-all.service")
+	list := func() string {
+		return r.ctl(h, "list-unit-files", "--full", "--no-legend", "--fields=unit,hash,dstate")
+	}
+	before := list()
+	h.Must(r.t, "sh", "-c", "mkdir /root/move && cd /root/move && "+blocks[0])
+	r.ctl(h, "destroy", "m@.service", "m@1.service", "m@2.service", "m-all.service", "m-idle.service")
+	r.ctl(h, "submit", "/root/move/units/m@.service", "/root/move/units/m-idle.service")
+	h.Must(r.t, "sh", "-c", "cd /root/move && "+blocks[1])
+	r.once("m@1.service", "m@2.service")
+	r.everywhere("m-all.service")
+	if after := list(); after != before {
+		r.t.Errorf("the units were\n%s\nand are\n%s", before, after)
+	}
+	r.ctl(h, "destroy", "m@.service", "m@1.service", "m@2.service", "m-all.service", "m-idle.service")
 }
