@@ -71,5 +71,6 @@ func (e engineSeries) Collect(out chan<- prometheus.Metric) {
 	send(prometheus.CounterValue, "fleet_engine_reconcile_count_total", "Turns of the engine.", float64(c.Turns))
 	send(prometheus.CounterValue, "fleet_engine_reconcile_failure_count_total", "Turns that ended a term.", float64(c.Failures), "type", "run")
 	send(prometheus.CounterValue, "fleet_engine_resync_count_total", "Times the engine read the whole cluster anew.", float64(c.Resyncs))
+	send(prometheus.GaugeValue, "fleet_engine_brake_machines", "Machines that vanished at once, so that nothing is moved away from them; 0: none.", float64(c.Missing))
 	send(prometheus.CounterValue, "fleet_engine_collected_texts_total", "Unit texts deleted because nothing used them.", float64(c.Collected))
 }

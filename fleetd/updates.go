@@ -19,6 +19,7 @@ func (h *host) moreRoutes() map[string]api.Route {
 	u := &updates{rollouts: rollout.Rollouts{Store: h.store, Prefix: h.cfg.EtcdKeyPrefix}, now: time.Now}
 	maps.Copy(routes, u.routes())
 	maps.Copy(routes, h.storeRoutes())
+	maps.Copy(routes, h.brakeRoutes())
 	if h.trust != nil {
 		maps.Copy(routes, office{h, h.trust.authority}.routes())
 	}

@@ -3,6 +3,7 @@ package engine
 import (
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/unit"
@@ -65,6 +66,8 @@ func (e *explainer) explain(name unit.Name) fleet.Explanation {
 		out.Reason = "templates are not placed: start an instance of it, such as " + instanceOf(name)
 	case !u.wanted():
 		out.Reason = "target state is inactive"
+	case u.needs.exclusive:
+		e.explainHeld(u, &out)
 	case u.needs.global:
 		e.explainGlobal(u, &out)
 	default:
@@ -78,6 +81,31 @@ func instanceOf(template unit.Name) string {
 	return template.Base() + "1." + template.Type()
 }
 
+// explainHeld also says how long a failover takes, and what an exclusive unit waits for.
+func (e *explainer) explainHeld(u *record, out *fleet.Explanation) {
+	e.explainOne(u, out)
+	wait := fleet.Failover(e.longestLease(), u.stop)
+	if u.holder != nil {
+		wait = u.holder.wait
+	}
+	out.Failover = wait.Seconds()
+	h := e.holderOf(u)
+	switch {
+	case h == nil:
+	case !h.m.here:
+		out.Reason = "machine " + h.m.id.Short() + " gone: it starts elsewhere when it cannot run there any more, " + wait.String() + " after the lease"
+	case u.full() == nil:
+		out.Reason = "machine " + h.m.id.Short() + " stops it before it starts elsewhere"
+	}
+}
+
+func (e *explainer) longestLease() (ttl time.Duration) {
+	for _, m := range e.machines {
+		ttl = max(ttl, m.ttl)
+	}
+	return ttl
+}
+
 func (e *explainer) explainOne(u *record, out *fleet.Explanation) {
 	p := u.full()
 	if p != nil {
@@ -86,6 +114,9 @@ func (e *explainer) explainOne(u *record, out *fleet.Explanation) {
 		out.Machine, out.Placed, out.Reason = p.m.id, stored && !before.Handover, e.reasons[k]
 		v := e.mayStay(u, p)
 		if v.ok() {
+			if !p.m.here && e.brake.On() {
+				out.Reason = "machine " + p.m.id.Short() + " gone, and many with it: nothing is moved until enough are back, or fleetctl resume"
+			}
 			return
 		}
 		out.Reason = v.text(u, p.m) + ", and no other machine takes it"

@@ -142,3 +142,26 @@ type tokenAt struct {
 }
 
 var _ agent.Lease = (*guard.Feeder)(nil)
+
+// longEvils are faults that outlast a lease, and what a leader waits after it.
+func longEvils() []func(*maker, *host) []step {
+	long := func(verb, end string) func(*maker, *host) []step {
+		return func(m *maker, h *host) []step {
+			m.then(8*time.Second+m.about(25*time.Second), h.name, end)
+			return []step{{who: h.name, verb: verb}}
+		}
+	}
+	return []func(*maker, *host) []step{
+		long("cut", "heal"), long("cut", "heal"), long("freeze", "thaw"), long("freeze", "thaw"), long("off", "on"), long("crash", "start"),
+		func(m *maker, h *host) []step { // away, back for a moment, and away again
+			m.then(9*time.Second+m.about(10*time.Second), h.name, "heal")
+			m.then(21*time.Second+m.about(5*time.Second), h.name, "cut")
+			m.then(30*time.Second+m.about(10*time.Second), h.name, "heal")
+			return []step{{who: h.name, verb: "cut"}}
+		},
+		func(m *maker, h *host) []step { // its users want it elsewhere
+			m.then(m.about(5*time.Second), pick(m, m.w.hosts).name, "set", h.name, "leaving=no")
+			return []step{{who: pick(m, m.w.hosts).name, verb: "set", args: []string{h.name, "leaving=yes"}}}
+		},
+	}
+}

@@ -203,8 +203,9 @@ type Refusal struct {
 // Explanation says what becomes of a unit: where it is or would be placed, or why no machine takes it.
 type Explanation struct {
 	Unit     unit.Name `json:"unit"`
-	Machine  MachineID `json:"machineID,omitempty"` // placed there, or would be by the next plan
-	Placed   bool      `json:"placed"`              // the placement is written already
-	Reason   string    `json:"reason,omitempty"`    // when it concerns no single machine: "target state is inactive"
-	Refusals []Refusal `json:"refusals,omitempty"`  // one per machine, by machine ID, when none takes it
+	Machine  MachineID `json:"machineID,omitempty"`       // placed there, or would be by the next plan
+	Placed   bool      `json:"placed"`                    // the placement is written already
+	Reason   string    `json:"reason,omitempty"`          // when it concerns no single machine: "target state is inactive"
+	Failover float64   `json:"failoverSeconds,omitempty"` // of an exclusive unit: how long after its machine's lease ended it starts elsewhere
+	Refusals []Refusal `json:"refusals,omitempty"`        // one per machine, by machine ID, when none takes it
 }
