@@ -13,7 +13,9 @@ import (
 // change among thousands costs the same as among ten.
 func (p Planner) Peer(l network.Lease) (peer network.Peer, skip string) {
 	peer.Name = l.Name()
-	if p.c.Backend.Type != "" && l.BackendType != p.backend {
+	// A netd of another backend is about to change over, or cannot: its lease has all that the way of before needs, and that way is better
+	// than none until the two agree.
+	if p.c.Backend.Type != "" && l.BackendType != p.backend && l.Extra == nil {
 		return peer, fmt.Sprintf("its backend is %q, this machine's %q: use one Backend.Type and restart what has the old one", l.BackendType, p.backend)
 	}
 	if l.Overlaps(p.own) {

@@ -188,6 +188,20 @@ func TestPlan(t *testing.T) {
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv4/conf/flannel.ipip/rp_filter=2
 			mtu 1480`},
+		{"a netd that has changed over already is reached as before", config("vxlan"), []network.Lease{
+			{V4: pre("10.5.2.0/24"), PublicIP: ip("192.168.0.2"), BackendType: "wireguard", BackendData: json.RawMessage(`{"PublicKey":"K"}`),
+				Extra: &network.Extra{Machine: "b", VtepMAC: "02:00:00:00:00:02", PublicKey: "K"}}}, `
+			device flannel.1 vxlan vni 1 port 8472 mac ` + mac + ` local 192.168.0.1 on eth0 mtu 1450 addr 10.5.1.0/32
+			peer 10.5.2.0-24
+			  neigh 10.5.2.0 lladdr 02:00:00:00:00:02 dev flannel.1
+			  fdb 02:00:00:00:00:02 dst 192.168.0.2 dev flannel.1
+			  route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink
+			rule prerouting udp dport 8472 notrack
+			rule output udp dport 8472 notrack
+			rule forward oifname flannel.1 syn clamp
+			sysctl net/ipv4/ip_forward=1
+			sysctl net/ipv4/conf/flannel.1/rp_filter=2
+			mtu 1450`},
 		{"alloc gives subnets and no paths", config("alloc"), []network.Lease{flannel("10.5.2.0/24", "192.168.0.2", "alloc", "")}, `
 			peer 10.5.2.0-24
 			sysctl net/ipv4/ip_forward=1
