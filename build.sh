@@ -155,6 +155,20 @@ image() {
 	go run ./image/mkimage --install "$dir/install" --init "$dir/init" "$@"
 }
 
+# vm_tests ARGS...  the image in QEMU and as a container, and the Debian packages.
+vm_tests() {
+	need qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils /sbin/dnsmasq:dnsmasq-base
+	[[ -e /usr/share/OVMF/OVMF_CODE_4M.fd ]] || need OVMF_CODE_4M.fd:ovmf
+	local tree
+	image --version 0.1.0
+	image --version 0.2.0
+	tree=$(image --tree --version 0.2.0)
+	deb 0.1.0 .cache/deb/old
+	deb 0.2.0 .cache/deb/new
+	FLEET_HOSTS=required FLEET_INSTALL=$PWD/.cache/image/install FLEET_IMAGE=$PWD/.cache/image/out FLEET_TREE=$tree FLEET_DEB=$PWD/.cache/deb \
+		FLEET_LOGS=${FLEET_LOGS:-$PWD/.cache/logs} go test -timeout 45m -count=1 "$@" ./functional/vm/...
+}
+
 # deb [VERSION] [OUT]  makes the packages; the time in them is that of the last commit, unless SOURCE_DATE_EPOCH says another.
 deb() {
 	local dir=.cache/deb
@@ -247,6 +261,7 @@ test_all() {
 	step 'tests with the race detector' race_tests
 	[[ -z $(ls functional/sim/*.go 2>/dev/null) ]] || step simulation sim_tests
 	step 'tests on hosts' host_tests
+	step 'the image in QEMU, containers and packages' vm_tests
 	report
 }
 
@@ -285,6 +300,7 @@ soak() {
 		round=$((round + 1))
 		say "=== round $round"
 		host_tests -failfast
+		FLEET_CUTS=40 vm_tests -failfast
 	done
 }
 

@@ -81,14 +81,14 @@ reboot_command = /etc/fleet/reboot
 	r.write("/etc/fleet/health.d/10-version", "#!/bin/sh\n! grep -q fleet.version=0.5.0 /run/fleet-boot\n")
 	r.must("chmod 755 /etc/fleet/reboot /etc/fleet/health.d/10-version")
 	r.write("/etc/fleet/root.json", r.root())
-	r.must(`systemctl restart update-engine`)
+	r.must(`systemctl restart update-engine || { journalctl -q --no-pager -o cat -n 20 -u update-engine; exit 1; }`)
 	r.until("update-engine at rest", `update-engine status | grep -q '^phase *idle'`)
 }
 
 // update takes the second release into the other slot, which proves itself.
 func (r *rig) update() {
 	r.t.Helper()
-	r.follow("10min")
+	r.follow("10m")
 	r.must(`update-engine apply >/run/apply.log 2>&1 || { cat /run/apply.log; exit 1; }`)
 	r.await(starts)
 	r.login()
