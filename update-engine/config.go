@@ -48,9 +48,9 @@ type Config struct {
 	OmahaListen   string
 	OmahaReleases string
 
-	PeerListen                string
-	PeerCA, PeerCert, PeerKey string
-	PeerCache                 int
+	PeerListen string
+	PeerCache  int
+	PKIDir     string
 
 	APISocket    string
 	Retry        time.Duration
@@ -87,10 +87,7 @@ func (c *Config) keys() []conf.Key {
 		conf.String("root", &c.Root, "/usr/share/fleet/root.json", "root metadata: who may sign; without it nothing is taken"),
 		conf.String("omaha_listen", &c.OmahaListen, "", "answer Omaha clients (Flatcar) on this TCP address:port, without protection; none: not"),
 		conf.String("omaha_releases", &c.OmahaReleases, "/etc/fleet/omaha.json", "the releases for those clients: a JSON list of app, arch, track, version, codebases, file, size, sha256"),
-		conf.String("peer_listen", &c.PeerListen, "", "hand frames on to other hosts of the cluster on this address:port, which they reach; none: every host loads all from the mirrors"),
-		conf.String("peer_ca", &c.PeerCA, "", "CA that signed the certificates of the hosts (PEM file); with peer_cert and peer_key frames are handed on over TLS"),
-		conf.String("peer_cert", &c.PeerCert, "", "this host's certificate (PEM file)"),
-		conf.String("peer_key", &c.PeerKey, "", "key of peer_cert (PEM file)"),
+		conf.String("peer_listen", &c.PeerListen, "", "hand frames on to other hosts of the cluster, over TLS, on this address:port; none: every host loads all from the mirrors"),
 		conf.Int("peer_cache", &c.PeerCache, 1<<30, 4<<20, 1<<40, "most bytes of frames to keep for others"),
 		conf.Int("rate_limit", &c.RateLimit, 0, 0, 1<<40, "most bytes a second to download; 0: no limit"),
 		conf.Duration("interval", &c.Interval, 45*time.Minute, 0, "time between two checks; 0: only by hand"),
@@ -110,6 +107,7 @@ func (c *Config) keys() []conf.Key {
 		conf.Strings("etcd_servers", &c.EtcdServers, []string{"unix:///run/fleet/etcd.sock"}, "the store that holds the permits", nil),
 		conf.String("etcd_key_prefix", &c.EtcdKeyPrefix, "/fleet/", "all keys of this cluster start with this"),
 		conf.Duration("drain_timeout", &c.DrainTimeout, 15*time.Minute, time.Second, "how long units may take to move elsewhere before the permit is given back"),
+		conf.String("pki_dir", &c.PKIDir, "/var/lib/fleet/pki", "where fleetd keeps this host's certificate"),
 		conf.String("api_socket", &c.APISocket, "/run/fleet.sock", "unix socket of this host's fleetd, which gives the permits"),
 		conf.Duration("retry", &c.Retry, 5*time.Minute, time.Second, "time between two questions for a permit, and after a staging that failed"),
 		conf.Duration("user_deadline", &c.UserDeadline, time.Hour, 0,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/fleet-init/fleet/internal/api"
+	"github.com/fleet-init/fleet/internal/pki"
 	"github.com/fleet-init/fleet/internal/reboot"
 	"github.com/fleet-init/fleet/internal/rollout"
 	"github.com/fleet-init/fleet/internal/systemd"
@@ -57,8 +59,9 @@ func membersOf(client *clientv3.Client) func(context.Context) ([]string, error) 
 	}
 }
 
-// otherStores looks whether the store answers at one of these URLs, our own addresses left out, and whether anything does.
-func otherStores(ctx context.Context, urls []string) (store, anything bool) {
+// otherStores looks whether the store answers at one of these URLs, our own addresses left out, and whether anything does. The certificate in
+// pkiDir is this host's; without one the members are spoken to in the clear, as an etcd elsewhere may have it.
+func otherStores(ctx context.Context, urls []string, pkiDir string) (store, anything bool) {
 	own := ownAddrs()
 	var others []string
 	for _, s := range urls {
@@ -80,7 +83,11 @@ func otherStores(ctx context.Context, urls []string) (store, anything bool) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	client, err := newEtcd(ctx, others)
+	var conf *tls.Config
+	if holder, err := pki.OpenHolder(pkiDir, time.Now); err == nil && holder.Leaf() != nil {
+		conf = holder.Client(pki.VoterName)
+	}
+	client, err := newEtcd(ctx, others, conf)
 	if err != nil {
 		return false, true
 	}
@@ -90,8 +97,8 @@ func otherStores(ctx context.Context, urls []string) (store, anything bool) {
 }
 
 // newEtcd makes a client of a store. What it has to say of its connections it says in errors.
-func newEtcd(ctx context.Context, endpoints []string) (*clientv3.Client, error) {
-	client, err := clientv3.New(clientv3.Config{Endpoints: endpoints, Context: ctx, Logger: zap.NewNop()})
+func newEtcd(ctx context.Context, endpoints []string, conf *tls.Config) (*clientv3.Client, error) {
+	client, err := clientv3.New(clientv3.Config{Endpoints: endpoints, Context: ctx, TLS: conf, Logger: zap.NewNop()})
 	if err != nil {
 		err = fmt.Errorf("set up the store's client: %w", err)
 	}

@@ -124,7 +124,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 	}
 	var all *cluster // nil: this host is on its own
 	if c.Strategy == permit {
-		client, err := newEtcd(ctx, c.EtcdServers)
+		client, err := newEtcd(ctx, c.EtcdServers, nil)
 		if err != nil {
 			return err
 		}
@@ -135,9 +135,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 		h.permits, h.logins = all, people
 	}
 	if c.PeerListen != "" && all != nil {
-		if h.share, err = newSharing(c, h, id.machine, all.rollouts.Hosts); err != nil {
-			return err
-		}
+		h.share = newSharing(c, h, id.machine, all.rollouts.Hosts)
 	}
 	first, err := h.started(id.boot)
 	if err != nil {
@@ -158,7 +156,7 @@ func (h *host) live(ctx context.Context, id identity, all *cluster, first update
 	notify := lib.NewNotifier(os.Getenv, os.Getpid())
 	self := rollout.Host{Machine: id.machine, Channel: rolloutOf(c), Group: c.Group, Slot: string(id.slot)}
 	if h.share != nil {
-		self.Peer = h.share.url
+		self.Peer = h.share.address
 	}
 	rep := newReporter(log, filepath.Join(c.StateDir, "history.json"), h.slots, self, h.now)
 	rep.journal = toJournal
@@ -209,7 +207,7 @@ func (h *host) live(ctx context.Context, id identity, all *cluster, first update
 // cluster to decide.
 func joinCluster(c Config, client *clientv3.Client, id identity, log *slog.Logger) (*cluster, error) {
 	all := newCluster(etcd.New(client), c.EtcdKeyPrefix, rolloutOf(c), c.Group, fleet.MachineID(id.machine), id.boot, log, time.Now)
-	all.members, all.answers = membersOf(client), otherStores
+	all.members, all.answers = membersOf(client), func(ctx context.Context, urls []string) (bool, bool) { return otherStores(ctx, urls, c.PKIDir) }
 	var err error
 	all.ask, err = askFleetd(c.APISocket)
 	return all, err

@@ -3,18 +3,16 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
-	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
 
+	"github.com/fleet-init/fleet/internal/pki"
 	"github.com/fleet-init/fleet/internal/rollout"
 	"github.com/fleet-init/fleet/update-engine/payload"
 	"github.com/fleet-init/fleet/update-engine/peers"
@@ -23,11 +21,12 @@ import (
 // sharing is this host's part in handing frames on.
 type sharing struct {
 	*peers.Share
-	url   string // ours, for the others; "" = not served
-	hosts atomic.Pointer[[]peers.Host]
-	list  func(context.Context) ([]rollout.Host, error)
-	group string // channel
-	log   *slog.Logger
+	address string // ours, for the others
+	hosts   atomic.Pointer[[]peers.Host]
+	where   atomic.Pointer[map[string]string] // name:port of a host's certificate → its address:port
+	list    func(context.Context) ([]rollout.Host, error)
+	channel string
+	log     *slog.Logger
 }
 
 // origin is the configured mirrors, as they are at each fetch.
@@ -42,22 +41,29 @@ func (o origin) Fetch(ctx context.Context, file string, spans []payload.Span, ta
 }
 
 // newSharing joins the hosts of the same channel that say where they share.
-func newSharing(c Config, h *host, self string, list func(context.Context) ([]rollout.Host, error)) (*sharing, error) {
-	client, _, err := c.peerTLS()
-	if err != nil {
-		return nil, err
+func newSharing(c Config, h *host, self string, list func(context.Context) ([]rollout.Host, error)) *sharing {
+	s := &sharing{address: c.PeerListen, list: list, channel: rolloutOf(c), log: h.log}
+	dial := func(ctx context.Context, network, name string) (net.Conn, error) {
+		// The name is in the certificate; where it is, the host itself has said.
+		address, ok := (*s.where.Load())[name]
+		if !ok {
+			return nil, fmt.Errorf("where %s shares is not known", name)
+		}
+		host, _, err := net.SplitHostPort(name)
+		if err != nil {
+			return nil, err
+		}
+		holder, err := pki.OpenHolder(c.PKIDir, time.Now) // anew at each connection: certificates are renewed while we run
+		if err != nil {
+			return nil, err
+		}
+		return (&tls.Dialer{Config: holder.Client(host)}).DialContext(ctx, network, address)
 	}
-	scheme := "http"
-	if client != nil {
-		scheme = "https"
-	} else {
-		h.log.Warn("frames are handed on without protection: set peer_ca, peer_cert and peer_key", "address", c.PeerListen)
-	}
-	s := &sharing{url: (&url.URL{Scheme: scheme, Host: c.PeerListen}).String(), list: list, group: rolloutOf(c), log: h.log}
-	s.Share = &peers.Share{Origin: origin{h}, Self: self, Client: &http.Client{Transport: &http.Transport{TLSClientConfig: client, MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute}},
+	s.Share = &peers.Share{Origin: origin{h}, Self: self, Client: &http.Client{Transport: &http.Transport{DialTLSContext: dial, MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute}},
 		Cache: peers.Cache{Dir: filepath.Join(c.StateDir, "frames"), Max: int64(c.PeerCache)}, Hosts: func() []peers.Host { return *s.hosts.Load() }}
 	s.hosts.Store(new([]peers.Host))
-	return s, nil
+	s.where.Store(&map[string]string{})
+	return s
 }
 
 // look reads anew who shares. Without the store it stays as it was.
@@ -70,11 +76,17 @@ func (s *sharing) look(ctx context.Context) {
 		return
 	}
 	var out []peers.Host
+	where := map[string]string{}
 	for _, h := range list {
-		if h.Channel == s.group && h.Peer != "" {
-			out = append(out, peers.Host{ID: h.Machine, URL: h.Peer})
+		_, port, err := net.SplitHostPort(h.Peer)
+		if h.Channel != s.channel || err != nil {
+			continue
 		}
+		name := net.JoinHostPort(pki.HostName(h.Machine), port)
+		where[name] = h.Peer
+		out = append(out, peers.Host{ID: h.Machine, URL: "https://" + name})
 	}
+	s.where.Store(&where)
 	s.hosts.Store(&out)
 }
 
@@ -94,47 +106,39 @@ func (s *sharing) serve(ctx context.Context, c Config) error {
 	if err != nil {
 		return fmt.Errorf("peer_listen: %w: choose another port, or end what uses it", err)
 	}
-	_, server, err := c.peerTLS()
-	if err != nil {
-		return err
-	}
-	if server != nil {
-		l = tls.NewListener(l, server)
-	}
-	srv := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, BaseContext: func(net.Listener) context.Context { return ctx }}
+	return s.serveOn(ctx, l, c)
+}
+
+func (s *sharing) serveOn(ctx context.Context, l net.Listener, c Config) error {
+	conf := &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		holder, err := pki.OpenHolder(c.PKIDir, time.Now)
+		if err != nil {
+			return nil, err
+		}
+		now, err := holder.Server().GetConfigForClient(hello)
+		if err == nil {
+			now = now.Clone()
+			now.ClientAuth, now.NextProtos = tls.RequireAndVerifyClientCert, []string{"http/1.1"}
+		}
+		return now, err
+	}}
+	srv := &http.Server{Handler: hostsOnly(s.Handler()), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
-	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	if err := srv.Serve(tls.NewListener(l, conf)); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("peer_listen: %w", err)
 	}
 	return nil
 }
 
-// peerTLS is how hosts prove to each other who they are; nil is not at all.
-func (c Config) peerTLS() (client, server *tls.Config, err error) {
-	if c.PeerCA == "" && c.PeerCert == "" && c.PeerKey == "" {
-		return nil, nil, nil
-	}
-	pem, err := os.ReadFile(c.PeerCA)
-	if err != nil {
-		return nil, nil, fmt.Errorf("peer_ca: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, nil, fmt.Errorf("peer_ca: %s holds no certificate", c.PeerCA)
-	}
-	// Read anew at each connection: certificates are renewed while we run.
-	read := func() (*tls.Certificate, error) {
-		pair, err := tls.LoadX509KeyPair(c.PeerCert, c.PeerKey)
-		if err != nil {
-			return nil, fmt.Errorf("peer_cert, peer_key: %w", err)
+// hostsOnly lets hosts of the cluster in, and no person: frames are their own affair.
+func hostsOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if id, err := pki.IdentityOf(r.TLS.PeerCertificates[0]); err != nil || !id.Role.IsHost() {
+			http.Error(w, "frames are for hosts of the cluster", http.StatusForbidden)
+			return
 		}
-		return &pair, nil
-	}
-	if _, err := read(); err != nil {
-		return nil, nil, err
-	}
-	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13, GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return read() }},
-		&tls.Config{ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13,
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return read() }}, nil
+		next.ServeHTTP(w, r)
+	})
 }

@@ -2,105 +2,98 @@ package main
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/fleet-init/fleet/internal/pki"
 	"github.com/fleet-init/fleet/internal/rollout"
 	"github.com/fleet-init/fleet/update-engine/slot"
 	"github.com/fleet-init/fleet/update-engine/update"
 )
 
-// certificates writes a CA and a certificate for 127.0.0.1 that it signed.
-func certificates(t *testing.T, c *Config) {
+// credential writes a certificate into a folder, as fleetd keeps it.
+func credential(t *testing.T, ca pki.CA, id pki.Identity) (*pki.Holder, string) {
 	t.Helper()
 	dir := t.TempDir()
-	c.PeerCA, c.PeerCert, c.PeerKey = filepath.Join(dir, "ca"), filepath.Join(dir, "cert"), filepath.Join(dir, "key")
-	caPub, caKey, err := ed25519.GenerateKey(rand.Reader)
+	h, err := pki.OpenHolder(dir, time.Now)
 	must(t, err)
-	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	key, err := h.Key()
 	must(t, err)
-	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ca"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign}
-	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}}
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caPub, caKey)
+	text, err := pki.NewRequest(key, nil)
 	must(t, err)
-	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, pub, caKey)
+	r, err := pki.ParseRequest(text)
 	must(t, err)
-	raw, err := x509.MarshalPKCS8PrivateKey(key)
+	cert, err := ca.Issue(r, id, time.Now())
 	must(t, err)
-	for p, b := range map[string]*pem.Block{c.PeerCA: {Type: "CERTIFICATE", Bytes: caDER}, c.PeerCert: {Type: "CERTIFICATE", Bytes: der}, c.PeerKey: {Type: "PRIVATE KEY", Bytes: raw}} {
-		must(t, os.WriteFile(p, pem.EncodeToMemory(b), 0o600))
-	}
+	must(t, h.Set(pki.Credential{Key: key, Chain: []*x509.Certificate{cert, ca.Cert}, Bundle: []*x509.Certificate{ca.Cert}}))
+	return h, dir
 }
 
 func TestHostsStageAReleaseFromEachOtherOverTLS(t *testing.T) {
 	p := newPublisher(t)
 	p.publish(t, "2.0.0")
-	bytesOut := 0
+	asked := 0
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Range") != "" {
-			bytesOut++
+			asked++
 		}
 		http.FileServerFS(os.DirFS(p.dir)).ServeHTTP(w, r)
 	}))
 	defer web.Close()
+	ca, err := pki.NewCA(time.Now())
+	must(t, err)
 	var reports []rollout.Host
 	list := func(context.Context) ([]rollout.Host, error) { return reports, nil }
-	shared := Config{PeerCache: 1 << 30}
-	certificates(t, &shared)
-	stage := func(id string) {
+	stage := func(digit string) {
+		id := strings.Repeat(digit, 32)
 		m := newMachine(t, p, web.URL)
-		m.id = id
-		m.cfg.PeerCA, m.cfg.PeerCert, m.cfg.PeerKey, m.cfg.PeerCache, m.cfg.PeerListen = shared.PeerCA, shared.PeerCert, shared.PeerKey, shared.PeerCache, "127.0.0.1:1"
+		m.cfg.PeerCache = 1 << 30
+		_, m.cfg.PKIDir = credential(t, ca, pki.Identity{Role: pki.Host, Name: id})
 		h := &host{cfg: m.cfg, log: slog.New(slog.DiscardHandler), slots: slot.Slots{Boot: m.slots, Images: m.slots, Running: slot.A}, running: "1.0.0", now: time.Now, client: http.DefaultClient}
-		var err error
-		h.share, err = newSharing(m.cfg, h, id, list)
+		h.share = newSharing(m.cfg, h, id, list)
+		l, err := net.Listen("tcp", "127.0.0.1:0")
 		must(t, err)
-		_, server, err := m.cfg.peerTLS()
-		must(t, err)
-		s := httptest.NewUnstartedServer(h.share.Handler())
-		s.Listener = tls.NewListener(s.Listener, server) // StartTLS would put a certificate of its own before ours
-		s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
-		s.Start()
-		t.Cleanup(s.Close)
-		reports = append(reports, rollout.Host{Machine: id, Channel: rolloutOf(m.cfg), Peer: "https://" + s.Listener.Addr().String()})
+		ctx, cancel := context.WithCancel(t.Context())
+		end := make(chan error, 1)
+		go func() { end <- h.share.serveOn(ctx, l, m.cfg) }()
+		t.Cleanup(func() { cancel(); must(t, <-end) })
+		reports = append(reports, rollout.Host{Machine: id, Channel: rolloutOf(m.cfg), Peer: l.Addr().String()})
 		offers, err := h.offers(t.Context())
 		must(t, err)
 		if f := h.stage(t.Context(), offers[0], func(update.Fact) {}); f.Kind != update.StagedOK {
 			t.Fatalf("%s: %+v", id, f)
 		}
 	}
-	stage("m1")
-	first := bytesOut
-	stage("m2")
-	if alone := first; bytesOut >= 2*alone {
-		t.Errorf("the origin was asked %d times by one host and %d times by two", alone, bytesOut)
+	stage("1")
+	alone := asked
+	stage("2")
+	if asked >= 2*alone {
+		t.Errorf("the origin was asked %d times by one host and %d times by two", alone, asked)
 	}
-	if _, err := http.Get(reports[0].Peer); err == nil {
-		t.Error("frames are given to whoever has no certificate")
-	}
-	c := &tls.Config{InsecureSkipVerify: true} // to get as far as being refused
-	if resp, err := (&http.Client{Transport: &http.Transport{TLSClientConfig: c}}).Get(reports[0].Peer + "/frames/x"); err == nil {
-		resp.Body.Close()
-		t.Error("frames are given to whoever has no certificate")
-	}
-	for _, bad := range []Config{{PeerCA: "/none"}, {PeerCA: shared.PeerKey, PeerCert: shared.PeerCert}, {PeerCA: shared.PeerCA, PeerCert: "/none"}} {
-		if _, _, err := bad.peerTLS(); err == nil {
-			t.Errorf("%+v was taken", bad)
+
+	// Who has no certificate, or a person's, or another cluster's, gets nothing.
+	other, err := pki.NewCA(time.Now())
+	must(t, err)
+	person, _ := credential(t, ca, pki.Identity{Role: pki.Admin, Name: "ann"})
+	foreign, _ := credential(t, other, pki.Identity{Role: pki.Host, Name: strings.Repeat("3", 32)})
+	none, err := pki.OpenHolder(t.TempDir(), time.Now)
+	must(t, err)
+	for who, holder := range map[string]*pki.Holder{"a person": person, "a host of another cluster": foreign, "nobody": none} {
+		conf := holder.Client("")
+		conf.VerifyConnection = func(tls.ConnectionState) error { return nil } // whom it believes is not what is looked at here
+		resp, err := (&http.Client{Transport: &http.Transport{TLSClientConfig: conf}}).Get("https://" + reports[0].Peer + "/frames/x")
+		if err == nil {
+			if resp.Body.Close(); resp.StatusCode != http.StatusForbidden {
+				t.Errorf("%s is answered %s", who, resp.Status)
+			}
 		}
 	}
 	if _, _, err := parseConfig([]string{"--peer-listen=0.0.0.0:1"}, nil, func(string) ([]byte, error) { return nil, os.ErrNotExist }); err == nil {

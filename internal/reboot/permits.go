@@ -83,6 +83,9 @@ func (p Permits) Groups(ctx context.Context) (map[string]Semaphore, error) {
 	}
 	out := map[string]Semaphore{}
 	for _, e := range kvs[0] {
+		if e.Key == p.Prefix+turnKey {
+			continue
+		}
 		s, err := decode(e)
 		if err != nil {
 			return nil, err
@@ -109,10 +112,13 @@ func (p Permits) Going(ctx context.Context, group string) (map[string]bool, erro
 	return out, err
 }
 
+// turnKey is no group's: names of groups have no underscore.
+const turnKey = "reboot/_turn"
+
 // turn is written with each permit of any group, under the guard that nobody else has since it was read: two groups must not both decide
 // on a quorum that only bears one of them.
 func (p Permits) turn(ctx context.Context, ask Holder) (kv.Guard, kv.Op, error) {
-	key := p.Prefix + "reboot-turn"
+	key := p.Prefix + turnKey
 	kvs, _, err := p.Store.Range(ctx, key)
 	if err != nil {
 		return kv.Guard{}, kv.Op{}, fmt.Errorf("read whose turn it is: %w", err)

@@ -32,7 +32,7 @@ type Host struct {
 	// Refused are releases that failed there and are not taken again: version → reason.
 	Refused map[string]string `json:"refused,omitempty"`
 	History []Event           `json:"history,omitempty"` // oldest first
-	// Peer is the URL where it hands frames on to other hosts; "" = it does not.
+	// Peer is the address:port where it hands frames on to other hosts; "" = it does not.
 	Peer string `json:"peer,omitempty"`
 }
 
