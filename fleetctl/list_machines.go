@@ -17,6 +17,7 @@ func listMachines(ctx context.Context, a *app, _ []string) int {
 	if a.opts.json {
 		return printJSON(a, machines)
 	}
+	a.alarm(ctx)
 	return table(a, []column[api.Machine]{
 		{"machine", func(m api.Machine) string { return shortID(m.ID, a.opts.full) }},
 		{"ip", func(m api.Machine) string { return m.PrimaryIP }},

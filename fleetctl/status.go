@@ -52,6 +52,7 @@ func (a *app) statusOf(ctx context.Context, w *api.World, name string, only []st
 	if len(states) == 0 {
 		a.header(u, "○")
 		a.printf("     Target: %s\n       Hash: %s\n", u.DesiredState, shortHash(u.Hash, a.opts.full))
+		a.failover(ctx, name, u.Options)
 		return a.notLoaded(ctx, w, u)
 	}
 	code := exitOK
@@ -75,6 +76,7 @@ func (a *app) statusOf(ctx context.Context, w *api.World, name string, only []st
 			a.printf(" (to be replaced by %s)", shortHash(u.Hash, a.opts.full))
 		}
 		a.printf("\n")
+		a.failover(ctx, name, u.Options)
 		if s.Reason != "" {
 			a.printf("     Reason: %s\n", s.Reason)
 		}
