@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // BenchmarkApply writes a 64 MiB image into a file; the figures to hold it against are `zstd -d` and `dd` of the same file.
@@ -59,6 +62,42 @@ func apply(b *testing.B, image, base []byte) {
 			b.Fatal(err)
 		}
 	}
+	own := b.Elapsed() / time.Duration(b.N)
+	b.ReportMetric(float64(copied(b, to, image))/float64(own), "of-dd")
+	b.ReportMetric(float64(unpacked(b, image))/float64(own), "of-zstd-d")
 	b.ReportMetric(float64(most)/(1<<20), "MiB-heap")
 	b.ReportMetric(100*float64(built.File.Size)/float64(len(image)), "%-of-image")
+}
+
+// copied is how long the image takes to the same file by itself, as dd conv=fdatasync writes it.
+func copied(b *testing.B, to *os.File, image []byte) time.Duration {
+	begin := time.Now()
+	for at := 0; at < len(image); at += FrameSize {
+		if _, err := to.WriteAt(image[at:min(at+FrameSize, len(image))], int64(at)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := to.Sync(); err != nil {
+		b.Fatal(err)
+	}
+	return time.Since(begin)
+}
+
+// unpacked is how long the whole image takes to be decompressed into memory, by two workers as apply has them.
+func unpacked(b *testing.B, image []byte) time.Duration {
+	enc, err := zstd.NewWriter(nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(2))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer dec.Close()
+	wire := enc.EncodeAll(image, nil)
+	begin := time.Now()
+	if _, err := dec.DecodeAll(wire, make([]byte, 0, len(image))); err != nil {
+		b.Fatal(err)
+	}
+	return time.Since(begin)
 }
