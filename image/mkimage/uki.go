@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -41,10 +42,30 @@ func (b *builder) uki() error {
 	if err := b.call("objcopy", append(args, stub, b.kernel)...); err != nil {
 		return err
 	}
-	if b.key == "" {
-		return nil
+	if err := b.date(b.kernel); err != nil || b.key == "" {
+		return err
 	}
 	return b.sign(b.kernel)
+}
+
+// date puts the build's time where objcopy has put its own, and clears the checksum, which firmware does not look at.
+func (b *builder) date(p string) error {
+	f, err := os.OpenFile(p, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	head := make([]byte, 64)
+	if _, err := f.ReadAt(head, 0); err != nil {
+		return err
+	}
+	const stampAt, sumAt = 4 + 4, 4 + 20 + 64 // behind the signature "PE": in the COFF header, and in the optional one
+	pe := int64(binary.LittleEndian.Uint32(head[0x3C:]))
+	if _, err := f.WriteAt(binary.LittleEndian.AppendUint32(nil, uint32(b.epoch)), pe+stampAt); err != nil {
+		return err
+	}
+	_, err = f.WriteAt(make([]byte, 4), pe+sumAt)
+	return err
 }
 
 // sign signs a program of the firmware in place.
