@@ -136,6 +136,7 @@ func (h *host) apiHandler() http.Handler {
 		Explain:    engine.Explain,
 		Restart:    h.registry.Restart,
 		Journal:    h.hosts.readJournal,
+		Own:        h.ownUnits,
 		Network:    h.hosts.network,
 		Ready:      h.ready,
 		More:       h.moreRoutes(),
