@@ -37,6 +37,7 @@ type kind int
 const (
 	waiting kind = iota
 	unplaced
+	outdated // its machine has the old text, maybe because the new one fits nowhere
 	done
 	failed
 )
@@ -156,7 +157,7 @@ func judgeOne(u api.Unit, g *goal, machine string, states map[string]api.UnitSta
 	case g.verb == "stop":
 		return judgeStopped(s, base.Launched && same)
 	case s.Hash != u.Hash:
-		return verdict{kind: waiting} // still the old text
+		return verdict{kind: outdated}
 	case s.SystemdLoadState == "error" || s.SystemdLoadState == "bad-setting" || s.SystemdLoadState == "masked":
 		return verdict{kind: failed, what: "cannot be loaded", why: "systemd says " + s.SystemdLoadState}
 	case s.SystemdLoadState != "loaded":

@@ -69,7 +69,7 @@ func TestJudge(t *testing.T) {
 		{"on a machine that is gone", &launch, worldOf(with(placed, func(u *api.Unit) { u.MachineID = "dead" })), verdict{kind: unplaced}},
 		{"placed, nothing reported", &launch, worldOf(&placed), verdict{}},
 		{"active", &launch, worldOf(&placed, state("active", "success", t0, nil)), verdict{kind: done}},
-		{"active with the old text", &launch, worldOf(&placed, state("active", "success", t0, func(s *api.UnitState) { s.Hash = "old" })), verdict{}},
+		{"active with the old text", &launch, worldOf(&placed, state("active", "success", t0, func(s *api.UnitState) { s.Hash = "old" })), verdict{kind: outdated}},
 		{"active, but not by us", &launch, worldOf(&placed, state("active", "success", t0, idle)), verdict{}},
 		{"slow to start", &launch, worldOf(&placed, state("activating", "success", t0, nil)), verdict{}},
 		{"restarted by systemd after a failure", &launch, worldOf(&placed, state("activating", "exit-code", t0, nil)), verdict{}},

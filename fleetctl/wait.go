@@ -209,7 +209,7 @@ func (t *wait) beat(ctx context.Context) {
 func (t *wait) ask(ctx context.Context) {
 	var names []string
 	for _, name := range t.waitingFor() {
-		if t.open[name].kind == unplaced {
+		if k := t.open[name].kind; k == unplaced || k == outdated {
 			names = append(names, name)
 		}
 	}
@@ -224,9 +224,10 @@ func (t *wait) ask(ctx context.Context) {
 		return // asked again; if fleetd is gone, the watch ends too
 	}
 	refused := map[string][]string{} // units by the reason they share
+	behind := map[string][]string{}  // likewise, but these run on with an old text
 	for _, x := range answers {
 		p := t.open[string(x.Unit)]
-		if p == nil || p.kind != unplaced || t.comes(p, x) {
+		if p == nil || p.kind != unplaced && p.kind != outdated || t.comes(p, x) {
 			continue
 		}
 		why := explained(t.world.Machines, x, t.app.opts.full)
@@ -235,11 +236,36 @@ func (t *wait) ask(ctx context.Context) {
 			delete(t.open, p.name)
 			continue
 		}
-		refused[why] = append(refused[why], p.name)
+		if p.kind == outdated {
+			behind[why] = append(behind[why], p.name)
+		} else {
+			refused[why] = append(refused[why], p.name)
+		}
 	}
 	for _, why := range slices.Sorted(maps.Keys(refused)) {
 		t.nowhere(refused[why], why)
 	}
+	for _, why := range slices.Sorted(maps.Keys(behind)) {
+		t.stays(behind[why], why)
+	}
+}
+
+// stays prints that no machine takes the new text of units.
+func (t *wait) stays(names []string, why string) {
+	t.code = exitFailed
+	t.warn("%s: no machine takes the new text of %s:%s", t.open[names[0]].doing, shortList(names), why)
+	t.warn("What runs goes on with the old one until a machine fits. To take it back, replace it with the old text.")
+	for _, name := range names {
+		delete(t.open, name)
+	}
+}
+
+func shortList(names []string) string {
+	text := strings.Join(names[:min(len(names), 5)], " ")
+	if len(names) > 5 {
+		text += " ..."
+	}
+	return text
 }
 
 // comes reports whether some machine takes the unit, so that a placement is on its way.
@@ -248,7 +274,7 @@ func (t *wait) comes(p *pending, x fleet.Explanation) bool {
 		return len(x.Refusals) < len(t.world.Machines)
 	}
 	_, here := t.world.Machines[x.Machine]
-	return here
+	return here && len(x.Refusals) == 0 // one that may not stay where it is, and can go nowhere, has both
 }
 
 // nowhere prints that no machine takes the units, and what that means for them.
@@ -259,10 +285,10 @@ func (t *wait) nowhere(names []string, why string) {
 	if len(names) > 1 {
 		unit, its = fmt.Sprintf("%d units: ", len(names)), "Their"
 	}
-	shown := strings.Join(names[:min(len(names), 5)], " ")
+	shown := shortList(names)
 	back := shown
 	if len(names) > 5 {
-		shown, back = shown+" ...", "UNIT..."
+		back = "UNIT..."
 	}
 	t.warn("%s: no machine takes %s%s:%s", p.doing, unit, shown, why)
 	t.warn("%s target state stays %s until a machine fits. To take it back: fleetctl unload %s", its, p.target, back)
