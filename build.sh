@@ -280,6 +280,8 @@ bench() {
 	install_to "$dest"
 	mapfile -t list < <(rooms)
 	go run ./functional/bench --install "$dest"
+	say "=== the image, emulated"
+	vm_tests -v -run TestAHostsLife | sed -n 's/.*figure: //p'
 	go test -run '^$' -bench "${1:-.}" -timeout 60m "${list[@]}"
 }
 

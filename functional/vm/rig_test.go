@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fleet-init/fleet/functional/host"
 )
@@ -182,4 +183,12 @@ func (r *rig) await(text string) string {
 		r.t.Fatal(err)
 	}
 	return said
+}
+
+// timed notes how long something took: "figure: …" lines are what ./build.sh bench prints. No test asserts one.
+func (r *rig) timed(what string, do func()) {
+	r.t.Helper()
+	begin := time.Now()
+	do()
+	r.t.Logf("figure: %-44s %5.1f s", what, time.Since(begin).Seconds())
 }

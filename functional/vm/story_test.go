@@ -15,7 +15,9 @@ func TestAHostsLife(t *testing.T) {
 	if err := r.Start(r.ctx, ""); err != nil {
 		t.Fatal(err)
 	}
-	if said := r.login(); !strings.Contains(said, "This host has no owner yet") || !strings.Contains(said, "fleetctl list-machines") {
+	var said string
+	r.timed("power on to the console of a new host", func() { said = r.login() })
+	if !strings.Contains(said, "This host has no owner yet") || !strings.Contains(said, "fleetctl list-machines") {
 		t.Errorf("the console of a new host says:\n%s", said)
 	}
 	r.alone()
@@ -59,7 +61,9 @@ func (r *rig) join() {
 	}
 	// It has been a cluster of its own, and gives that up.
 	r.must(`systemctl stop fleetd && rm -rf /var/lib/fleet/* && systemctl start --no-block fleetd`)
-	r.until("the VM in the cluster", `test "$(fleetctl list-machines --no-legend | wc -l)" = 3`)
+	r.timed("fleetd's start to joined", func() {
+		r.until("the VM in the cluster", `test "$(fleetctl list-machines --no-legend | wc -l)" = 3`)
+	})
 	if out := r.c.Host(1).Must(r.t, "fleetctl", "list-machines", "--no-legend"); !strings.Contains(out, IP) {
 		r.t.Errorf("h1 does not see the VM:\n%s", out)
 	}
@@ -89,11 +93,13 @@ reboot_command = /etc/fleet/reboot
 func (r *rig) update() {
 	r.t.Helper()
 	r.follow("10m")
-	r.must(`update-engine apply >/run/apply.log 2>&1 || { cat /run/apply.log; exit 1; }`)
+	r.timed("a release fetched, written, verified", func() {
+		r.must(`update-engine apply >/run/apply.log 2>&1 || { cat /run/apply.log; exit 1; }`)
+	})
 	r.await(starts)
-	r.login()
+	r.timed("firmware to the console after an update", func() { r.login() })
 	r.must(`grep -q 'fleet.slot=b fleet.version=` + second + `' /run/fleet-boot && grep -q '^IMAGE_VERSION=` + second + `' /etc/os-release`)
-	r.settled()
+	r.timed("console to proven", r.settled)
 	// What this host was told before is still so.
 	r.until("the VM in the cluster again", `test "$(fleetctl list-machines --no-legend | wc -l)" = 3`)
 	r.must(`cmp /etc/machine-id /.fleet/machine-id && test -e /root/hello.service`)
