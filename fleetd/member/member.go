@@ -40,6 +40,7 @@ type Config struct {
 	Size                 int           // most voters: 1, 3 or 5
 	Grace                time.Duration // a voter that has not answered for this long is replaced; 0: two minutes
 	// Hosts are those that are registered: who stands by, and what zone everybody is in. nil: nobody takes a free seat but hosts that join.
+	Quota int64 // bytes that the store's file may have on a host; 0: 2 GiB
 	// OriginKey is where the store says which cluster it is and which it was restored from; empty: nowhere.
 	OriginKey string
 	Hosts     func(context.Context) ([]Host, error) `json:"-"`
@@ -234,7 +235,7 @@ func (m *Member) external(ctx context.Context) error {
 	}
 	defer p.close()
 	d.serve(p.server)
-	if m.untilReady(ctx, "waiting for etcd at etcd_servers") {
+	if m.untilReady(ctx, "waiting for etcd at "+strings.Join(m.cfg.Servers, ", ")+", as etcd_servers says (without it fleetd brings its own)") {
 		<-ctx.Done()
 	}
 	return nil
