@@ -29,12 +29,11 @@ func vxlanHost(peers ...int) network.Host {
 	h := network.Host{
 		Devices:  []network.Device{{Name: "flannel.1", Kind: network.VXLAN, MTU: 1450, Addrs: []netip.Prefix{pre("10.5.1.0/32")}, Underlay: "eth0", Local: ip("192.168.0.1"), VNI: 1, Port: 8472, MAC: mac(1)}},
 		Networks: []netip.Prefix{pre("10.5.0.0/16")},
-		Rules: []string{"prerouting udp dport 8472 notrack", "output udp dport 8472 notrack",
+		Rules: []string{"prerouting udp dport 8472 notrack", "output udp dport 8472 notrack", "prerouting syn ip daddr 10.5.0.0/16 maxseg 1410",
 			"postrouting ip mark 0x4000 return",
 			"postrouting ip saddr 10.5.1.0/24 ip daddr 10.5.0.0/16 return",
 			"postrouting ip saddr != 10.5.0.0/16 ip daddr 10.5.1.0/24 return",
 			"postrouting ip saddr 10.5.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random",
-			"forward oifname flannel.1 syn clamp",
 			"forward ip saddr 10.5.0.0/16 accept"},
 		Sysctls: []network.Sysctl{{Name: "net/ipv4/ip_forward", Value: "1"}},
 	}
@@ -127,7 +126,6 @@ neigh 10.5.2.0 lladdr 02:00:00:00:00:02 dev flannel.1
 neigh 10.5.3.0 lladdr 02:00:00:00:00:03 dev flannel.1
 route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink
 route 10.5.3.0/24 via 10.5.3.0 dev flannel.1 onlink
-rule forward oifname flannel.1 syn clamp
 rule forward ip saddr 10.5.0.0/16 accept
 rule output udp dport 8472 notrack
 rule postrouting ip mark 0x4000 return
@@ -135,6 +133,7 @@ rule postrouting ip saddr 10.5.1.0/24 ip daddr 10.5.0.0/16 return
 rule postrouting ip saddr != 10.5.0.0/16 ip daddr 10.5.1.0/24 return
 rule postrouting ip saddr 10.5.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
 rule prerouting udp dport 8472 notrack
+rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1410
 `
 
 func TestSetMakesItSoOnceAndCleansUp(t *testing.T) {
@@ -368,7 +367,7 @@ func TestClearErrors(t *testing.T) {
 }
 
 func TestRuleGrammarRefuses(t *testing.T) {
-	for _, r := range []string{"", "nochain accept", "forward", "forward ip saddr x accept", "forward ip saddr fd00::/8 accept", "output udp dport 99999 notrack", "output udp", "output udp sport 5 notrack", "forward jump", "postrouting ip mark zz return", "forward oifname", "forward clam"} {
+	for _, r := range []string{"", "nochain accept", "forward", "forward ip saddr x accept", "forward ip saddr fd00::/8 accept", "output udp dport 99999 notrack", "output udp", "output udp sport 5 notrack", "forward jump", "postrouting ip mark zz return", "forward syn maxseg x", "forward maxsegg"} {
 		if _, _, err := parseRule(nil, r); err == nil {
 			t.Errorf("%q was taken", r)
 		}

@@ -84,7 +84,7 @@ func writeRules(c *nftables.Conn, name string, rules []string) error {
 // parseRule turns a rule's text into what the kernel runs. The grammar is the part of nft's own that overlay uses:
 //
 //	CHAIN udp dport PORT notrack
-//	CHAIN oifname DEVICE syn clamp
+//	CHAIN syn ip|ip6 daddr PREFIX maxseg SIZE
 //	CHAIN ip|ip6 [mark MASK] {ip|ip6 saddr|daddr [!=] PREFIX} accept|return|masquerade [fully-random]
 func parseRule(t *nftables.Table, rule string) (*nftables.Chain, []expr.Any, error) {
 	r := ruleReader{words: strings.Fields(rule)}
@@ -138,19 +138,16 @@ func (r *ruleReader) word() bool {
 		r.out = append(r.out, &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, equal(false, []byte{unix.IPPROTO_UDP}),
 			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 			equal(false, binary.BigEndian.AppendUint16(nil, uint16(port))))
-	case "oifname":
-		name := make([]byte, unix.IFNAMSIZ)
-		r.bad = copy(name[:len(name)-1], r.next()) == 0
-		r.out = append(r.out, &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1}, equal(false, name))
 	case "syn":
 		// tcp flags & (syn | rst) == syn: the first packet of a stream, and its answer.
 		r.out = append(r.out, &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, equal(false, []byte{unix.IPPROTO_TCP}),
 			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
 			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{2 | 4}, Xor: []byte{0}}, equal(false, []byte{2}))
-	case "clamp":
-		// tcp option maxseg size set rt mtu: what fits the routes of both directions. The kernel only ever lowers it.
-		r.out = append(r.out, &expr.Rt{Register: 1, Key: expr.RtTCPMSS},
-			&expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 2, Size: 2},
+	case "maxseg":
+		// tcp option maxseg size set N. The kernel only ever lowers it.
+		size, err := strconv.ParseUint(r.next(), 10, 16)
+		r.bad = err != nil
+		r.out = append(r.out, &expr.Immediate{Register: 1, Data: binary.BigEndian.AppendUint16(nil, uint16(size))},
 			&expr.Exthdr{SourceRegister: 1, Type: tcpOptionMSS, Offset: 2, Len: 2, Op: expr.ExthdrOpTcpopt})
 	case "ip":
 		r.ip(unix.NFPROTO_IPV4)

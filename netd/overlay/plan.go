@@ -264,21 +264,24 @@ func (p Planner) rules() []string {
 			udp(d.Port)
 		}
 	}
-	for _, d := range p.devices() {
-		// What another bridge's containers, or units from before the network changed, take for granted does not fit a tunnel. Nor may they
-		// learn it: many a firewall drops the packets that would tell them. Streams are asked to begin smaller.
-		out = append(out, fmt.Sprintf("forward oifname %s syn clamp", d.Name))
-	}
 	for _, f := range []struct {
 		ip    string
 		pool  network.Pool
 		own   netip.Prefix
 		multi string
-	}{{"ip", p.c.V4, p.own.V4, "224.0.0.0/4"}, {"ip6", p.c.V6, p.own.V6, "ff00::/8"}} {
+		// headers of IP and TCP, which a segment's size does not count
+		headers int
+	}{{"ip", p.c.V4, p.own.V4, "224.0.0.0/4", 40}, {"ip6", p.c.V6, p.own.V6, "ff00::/8", 60}} {
 		if !f.pool.On() || !f.own.IsValid() {
 			continue
 		}
 		add := func(format string, a ...any) { out = append(out, fmt.Sprintf(format, a...)) }
+		if len(p.devices()) > 0 {
+			// What another bridge's containers, or units from before the network changed, take for granted does not fit a tunnel. Nor may they
+			// learn it: many a firewall drops the packets that would tell them. Streams are asked to begin smaller; here and not where packets
+			// are forwarded, since a chain there would cost every packet more than a rule does.
+			add("prerouting syn %s daddr %s maxseg %d", f.ip, f.pool.Network, p.MTU()-f.headers)
+		}
 		if p.self.Masquerade {
 			masq := "masquerade"
 			if p.self.FullyRandom {

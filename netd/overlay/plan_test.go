@@ -79,7 +79,7 @@ func TestPlan(t *testing.T) {
 			  route 10.5.3.0/24 via 10.5.3.0 dev flannel.1 onlink
 			rule prerouting udp dport 8472 notrack
 			rule output udp dport 8472 notrack
-			rule forward oifname flannel.1 syn clamp
+			rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1410
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv4/conf/flannel.1/rp_filter=2
 			mtu 1450`},
@@ -93,7 +93,7 @@ func TestPlan(t *testing.T) {
 			  route 10.5.3.0/24 via 10.5.3.0 dev flannel.1 onlink
 			rule prerouting udp dport 8472 notrack
 			rule output udp dport 8472 notrack
-			rule forward oifname flannel.1 syn clamp
+			rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1310
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv4/conf/flannel.1/rp_filter=2
 			mtu 1350`},
@@ -113,8 +113,8 @@ func TestPlan(t *testing.T) {
 			  route 10.5.3.0/24 via 10.5.3.0 dev flannel.1 onlink
 			rule prerouting udp dport 8472 notrack
 			rule output udp dport 8472 notrack
-			rule forward oifname flannel.1 syn clamp
-			rule forward oifname flannel-v6.1 syn clamp
+			rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1390
+			rule prerouting syn ip6 daddr fd05::/48 maxseg 1370
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv6/conf/eth0/accept_ra=2
 			sysctl net/ipv6/conf/all/forwarding=1
@@ -137,7 +137,7 @@ func TestPlan(t *testing.T) {
 			  wireguard KEYB endpoint 192.168.0.2:4000 allowed 10.5.2.0/24 psk hidden keepalive 25 dev flannel-wg
 			rule prerouting udp dport 51820 notrack
 			rule output udp dport 51820 notrack
-			rule forward oifname flannel-wg syn clamp
+			rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1380
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv4/conf/flannel-wg/rp_filter=2
 			mtu 1420`},
@@ -153,8 +153,8 @@ func TestPlan(t *testing.T) {
 			rule output udp dport 51820 notrack
 			rule prerouting udp dport 51821 notrack
 			rule output udp dport 51821 notrack
-			rule forward oifname flannel-wg syn clamp
-			rule forward oifname flannel-wg-v6 syn clamp
+			rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1380
+			rule prerouting syn ip6 daddr fd05::/48 maxseg 1360
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv6/conf/eth0/accept_ra=2
 			sysctl net/ipv6/conf/all/forwarding=1
@@ -171,7 +171,8 @@ func TestPlan(t *testing.T) {
 			  wireguard KEYB endpoint 192.168.0.2:4000 allowed 10.5.2.0/24,fd05:0:0:2::/64 dev flannel-wg
 			rule prerouting udp dport 51820 notrack
 			rule output udp dport 51820 notrack
-			rule forward oifname flannel-wg syn clamp
+			rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1380
+			rule prerouting syn ip6 daddr fd05::/48 maxseg 1360
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv6/conf/eth0/accept_ra=2
 			sysctl net/ipv6/conf/all/forwarding=1
@@ -184,7 +185,7 @@ func TestPlan(t *testing.T) {
 			  route 10.5.2.0/24 via 192.168.0.2 dev eth0
 			peer 10.5.3.0-24
 			  route 10.5.3.0/24 via 192.168.9.3 dev flannel.ipip onlink
-			rule forward oifname flannel.ipip syn clamp
+			rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1440
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv4/conf/flannel.ipip/rp_filter=2
 			mtu 1480`},
@@ -198,7 +199,7 @@ func TestPlan(t *testing.T) {
 			  route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink
 			rule prerouting udp dport 8472 notrack
 			rule output udp dport 8472 notrack
-			rule forward oifname flannel.1 syn clamp
+			rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1410
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv4/conf/flannel.1/rp_filter=2
 			mtu 1450`},
@@ -216,7 +217,7 @@ func TestPlan(t *testing.T) {
 			device flannel.1 vxlan vni 1 port 8472 mac ` + mac + ` local 192.168.0.1 on eth0 mtu 1450 addr 10.5.1.0/32
 			rule prerouting udp dport 8472 notrack
 			rule output udp dport 8472 notrack
-			rule forward oifname flannel.1 syn clamp
+			rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1410
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv4/conf/flannel.1/rp_filter=2
 			skip 10.5.2.0-24: its VNI is 7, this machine's 1: restart the one with the old configuration
