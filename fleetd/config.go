@@ -35,6 +35,8 @@ type Config struct {
 	ClusterSize        int
 	VoterGrace         time.Duration
 	VoterZoneKey       string
+	BackupInterval     time.Duration
+	BackupKeep         int
 	MemberIP           netip.Prefix
 	PeerPort           int
 	ClientPort         int
@@ -87,6 +89,9 @@ func (c *Config) keys() []conf.Key {
 		conf.Duration("voter_grace", &c.VoterGrace, 2*time.Minute, 10*time.Second,
 			"a voter that has not answered for this long loses its seat to a host that stands by"),
 		conf.String("voter_zone_key", &c.VoterZoneKey, "zone", "metadata key that tells which hosts fail together: voters are spread over its values"),
+		conf.Duration("backup_interval", &c.BackupInterval, 24*time.Hour, 0,
+			"a host that votes saves the store this often to data_dir/backups; 0: never"),
+		conf.Int("backup_keep", &c.BackupKeep, 7, 1, 1000, "how many of these backups are kept"),
 		conf.Network("member_ip", &c.MemberIP,
 			"this host's address for the other hosts of the cluster, or the network it is in; none: other hosts cannot join"),
 		conf.Int("peer_port", &c.PeerPort, 2380, 1, 65535, "port on member_ip for the other members"),

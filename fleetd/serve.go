@@ -52,6 +52,7 @@ func (h *host) run(told context.Context, signals daemon.Signals) error {
 	g.Go("watchdog", func(ctx context.Context) error { return h.notify.Watchdog(ctx, h.healthy) })
 	g.Go("address", h.followAddress)
 	g.Go("seat", h.followSeat)
+	g.Go("backups", h.runBackups)
 	g.Go("signals", func(ctx context.Context) error { return h.obey(ctx, signals) })
 	shutdown := make(chan struct{})
 	g.Go("shutdown", func(ctx context.Context) error { return h.awaitShutdown(ctx, shutdown) })

@@ -19,7 +19,17 @@ import (
 )
 
 // ErrElsewhere: the store is an etcd elsewhere, whose members are not ours to look after.
-var ErrElsewhere = fmt.Errorf("the store is an etcd elsewhere (etcd_servers): its members are looked after there: %w", fleet.ErrInvalid)
+var ErrElsewhere error = refusal("the store is an etcd elsewhere (etcd_servers): its members are looked after there")
+
+// refusal is a fleet.ErrConflict in words of its own.
+type refusal string
+
+func refuse(format string, a ...any) error { return refusal(fmt.Sprintf(format, a...)) }
+
+func (r refusal) Error() string { return string(r) }
+
+// Is makes errors.Is(err, fleet.ErrConflict) true.
+func (refusal) Is(target error) bool { return target == fleet.ErrConflict }
 
 // List says how the members are, each asked just now. Without a quorum it is the list of the last time, and Lost says so.
 func (m *Member) List(ctx context.Context) (fleet.StoreMembers, error) {
@@ -124,11 +134,11 @@ func (m *Member) Remove(ctx context.Context, id string) error {
 		return fmt.Errorf("member %s: %w", id, fleet.ErrNotFound)
 	}
 	if voters := len(list) - learners(list); voters == 1 && !list[at].IsLearner {
-		return fmt.Errorf("member %s is the only one that votes: %w", id, fleet.ErrConflict)
+		return refuse("member %s is the only one that votes", id)
 	}
 	_, err = memberRemove(ctx, m.client, n)
 	if errors.Is(err, rpctypes.ErrUnhealthy) || errors.Is(err, rpctypes.ErrMemberNotEnoughStarted) {
-		return fmt.Errorf("remove member %s: the others would not be a quorum, or have not all answered for 5 s: %w", id, fleet.ErrConflict)
+		return refuse("remove member %s: the others would not be a quorum, or have not all answered for 5 s", id)
 	}
 	return explain(err)
 }

@@ -88,7 +88,7 @@ func (m *Member) Confirm(ctx context.Context, by string) (fleet.StoreOrigin, err
 		o = &fleet.StoreOrigin{Cluster: cluster, At: time.Now().UTC()} // nobody else would write it
 	}
 	if o == nil || o.Cluster != cluster {
-		return fleet.StoreOrigin{}, fmt.Errorf("the new cluster has not settled yet, try again in a moment: %w", fleet.ErrConflict)
+		return fleet.StoreOrigin{}, refuse("the new cluster has not settled yet, try again in a moment")
 	}
 	o.Confirmed, o.By = time.Now().UTC(), by
 	return *o, m.putOrigin(ctx, *o)

@@ -94,10 +94,10 @@ func (m *Member) leaveOthers(ctx context.Context, force bool) error {
 		return nil // nobody to leave
 	}
 	if !force {
-		return fmt.Errorf("the cluster works, with %d members: with --force they are taken out, and join the restored one: %w", len(list), fleet.ErrConflict)
+		return refuse("the cluster works, with %d members: with --force they are taken out, and join the restored one", len(list))
 	}
 	if m.Status().Role != Voter {
-		return fmt.Errorf("this host does not vote: restore on one that does (fleetctl members): %w", fleet.ErrConflict)
+		return refuse("this host does not vote: restore on one that does (fleetctl members)")
 	}
 	m.hold(true) // else the leader fills the seats again
 	defer m.hold(false)
@@ -121,11 +121,11 @@ func (m *Member) Recover(ctx context.Context) error {
 		return ErrElsewhere
 	}
 	if err := m.ask(ctx); err == nil {
-		return fmt.Errorf("the store answers, so it has a quorum: take lost members out with fleetctl members remove: %w", fleet.ErrConflict)
+		return refuse("the store answers, so it has a quorum: take lost members out with fleetctl members remove")
 	}
 	e := m.server()
 	if e == nil {
-		return fmt.Errorf("this host holds no data of the store (it stands by): recover on one that voted: %w", fleet.ErrConflict)
+		return refuse("this host holds no data of the store (it stands by): recover on one that voted")
 	}
 	err := stage(m.cfg.Dir, staged{Raw: true, Confirm: true}, func(w io.Writer) error {
 		s := e.Server.Backend().Snapshot() // with all that this member knows to be decided

@@ -63,7 +63,9 @@ func (m *Member) start(initial string, self netip.AddrPort) (*embed.Etcd, error)
 	}
 	c.MaxLearners = maxLearners
 	c.MaxTxnOps = 1024 // users' programs; we keep to kv.MaxOps, which an etcd elsewhere has
-	c.QuotaBackendBytes = 2 << 30
+	c.QuotaBackendBytes = m.cfg.quota()
+	// Members compare what they hold from time to time. One that differs raises an alarm, see Plan.
+	c.CorruptCheckTime = 6 * time.Hour
 	c.BootstrapDefragThresholdMegabytes = 128
 	// An hour of history is more than any watch is behind; one that is must read anew anyway.
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, "1h"

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -20,6 +21,14 @@ import (
 // embedded brings the member up as what it is or shall be, and serves until ctx ends.
 func (m *Member) embedded(ctx context.Context) error {
 	release, err := claimDir(m.cfg.Dir)
+	for try := 0; errors.Is(err, syscall.ENOSPC); try++ {
+		// To end and be started again each second would help nobody. Everything else runs on, and the others replace this voter.
+		m.doing("waiting for room", err)
+		if !pause(ctx, wait(try)) {
+			return nil
+		}
+		release, err = claimDir(m.cfg.Dir)
+	}
 	if err != nil {
 		return err
 	}
@@ -152,6 +161,7 @@ type voting struct {
 	tended tending // while it leads
 	told   bool    // the store says which cluster it is
 	alone  int     // turns without a leader
+	house  housekeeping
 }
 
 // serve runs a started member until ctx ends or etcd does.
@@ -235,7 +245,7 @@ func (v *voting) turn(ctx context.Context) error {
 	var err error
 	if leads && !v.m.holds() {
 		if err = v.writeOrigin(ctx); err == nil {
-			err = v.tend(ctx, list)
+			err = errors.Join(v.tend(ctx, list), v.keepSpace(ctx, list, time.Now()))
 		}
 	} else {
 		v.tended = tending{}
