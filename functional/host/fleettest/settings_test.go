@@ -104,6 +104,23 @@ Environment="FLEET_TOKEN_LIMIT=1"
 			r.t.Errorf("a file that is not there: %d %s%s", code, out, text)
 		}
 	})
+	r.sub("engine that is disabled places nothing", func(r *rig) {
+		r.must(h.WriteFile(r.ctx, "/etc/elsewhere.conf", "disable_engine=true\n"))
+		restart(r)
+		r.write(h, map[string]string{"waits.service": service("")})
+		r.refused(h, 1, []string{"waits.service"}, "start", "--block-attempts=1", "waits.service")
+		r.must(h.WriteFile(r.ctx, "/etc/elsewhere.conf", ""))
+		restart(r)
+		r.once("waits.service")
+		r.ctl(h, "destroy", "waits.service")
+	})
+	r.sub("etcd of old that is not there any more", func(r *rig) {
+		r.must(h.WriteFile(r.ctx, "/etc/elsewhere.conf", `etcd_servers=["http://127.0.0.1:2379", "http://127.0.0.1:4001"]`+"\n"))
+		h.Must(r.t, "systemctl", "restart", "--no-block", "fleetd.service")
+		r.says(h, "etcd_servers", "http://127.0.0.1:2379, http://127.0.0.1:4001", "brings its own")
+		r.must(h.WriteFile(r.ctx, "/etc/elsewhere.conf", ""))
+		restart(r)
+	})
 	r.sub("version and wrong words", func(r *rig) {
 		for _, args := range [][]string{{"-version"}, {"--version"}, {"version"}} {
 			if out, text, code := r.try(h, "fleetd", args...); code != 0 || !strings.HasPrefix(out, "fleetd version ") {
