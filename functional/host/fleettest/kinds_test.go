@@ -36,7 +36,6 @@ func TestEveryTypeOfUnitComesAndGoes(t *testing.T) {
 	for _, kind := range []struct {
 		unit, text, active string
 		with               map[string]string // units that it needs loaded
-		stays              bool              // systemd keeps a stopped one in memory
 	}{
 		{unit: "k-t.service", text: service(""), active: "active running"},
 		{unit: "k-t.socket", text: "[Socket]\nListenStream=/run/k-t\n", active: "active listening", with: map[string]string{"k-t.service": service("")}},

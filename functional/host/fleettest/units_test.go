@@ -225,7 +225,7 @@ func (r *rig) everywhere(unit string) {
 func (r *rig) leavesNothing(h *host.Host) {
 	r.t.Helper()
 	r.wait("no trace of units on "+h.Name, func() error {
-		out, err := h.Sh(r.ctx, `ls -A /run/fleet/units /run/fleet/started | grep -v : ; find /run/systemd/system -lname '/run/fleet/*'
+		out, err := h.Sh(r.ctx, `ls -A /run/fleet/units /run/fleet/started /run/fleet/drop-ins | grep -v : ; find /run/systemd/system -lname '/run/fleet/*'
 			systemctl list-units --all --plain --no-legend 'k-*' 'u-*' 'q-*' 'run-k*' 'k@*' 'q@*'`)
 		if out = strings.TrimSpace(out); err == nil && out != "" {
 			err = fmt.Errorf("there is %s", out)
