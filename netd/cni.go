@@ -49,8 +49,11 @@ func (f files) conflist(v subnet.View, mtu int) error {
 	return writeFile(f.c.CNIConf, b, 0o644)
 }
 
+// object is JSON whose shape is CNI's and not ours.
 type object = map[string]any
 
+// networkList is what CNI's plugins are told: the cable (a bridge of all workloads or one for each), addresses from this host's subnet, a default route
+// through the host, published ports, and what the flags add. mtu is in bytes, as overlay planned it.
 func networkList(c Config, v subnet.View, mtu int) object {
 	var ranges [][]object
 	var routes []object
@@ -110,6 +113,7 @@ type units struct {
 // nsDir is where iproute2 keeps named namespaces, so that `ip netns exec` finds units.
 const nsDir = "/run/netns"
 
+// nsName is how `ip netns` lists a unit's namespace.
 func nsName(unit string) string { return "fleet-" + unit }
 
 // unitOf is the unit whose namespace this is.
@@ -130,6 +134,7 @@ func containerID(unit string) string {
 // addressFile holds a unit's addresses, one a line, for the agent's report.
 func (u units) addressFile(unit string) string { return filepath.Join(u.c.CNIState, "units", unit) }
 
+// list reads the network list that the daemon wrote. Without one this host has no subnet, and no unit can have an address.
 func (u units) list() (*libcni.NetworkConfigList, error) {
 	l, err := libcni.ConfListFromFile(u.c.listPath())
 	if err != nil {
@@ -138,6 +143,7 @@ func (u units) list() (*libcni.NetworkConfigList, error) {
 	return l, nil
 }
 
+// runtimeConf is one unit's part of a call to the plugins. The interface is eth0 in every namespace: programs expect it.
 func runtimeConf(unit string, ports []portMapping) *libcni.RuntimeConf {
 	rt := &libcni.RuntimeConf{ContainerID: containerID(unit), NetNS: filepath.Join(nsDir, nsName(unit)), IfName: "eth0"}
 	if len(ports) > 0 {
@@ -210,6 +216,7 @@ func (u units) del(ctx context.Context, unit string) error {
 	return errors.Join(errs...)
 }
 
+// cachedList is the list that the unit got its address by, or nil if it has none. libcni keeps it for just that.
 func (u units) cachedList(rt *libcni.RuntimeConf) *libcni.NetworkConfigList {
 	b, _, err := u.cni.GetNetworkListCachedConfig(&libcni.NetworkConfigList{Name: cniNetwork}, rt)
 	if err != nil || b == nil {
@@ -222,6 +229,7 @@ func (u units) cachedList(rt *libcni.RuntimeConf) *libcni.NetworkConfigList {
 	return list
 }
 
+// cachedPorts are what the unit published then: the plugin removes only what it is told again.
 func (u units) cachedPorts(unit string) map[string]any {
 	_, rt, err := u.cni.GetNetworkListCachedConfig(&libcni.NetworkConfigList{Name: cniNetwork}, runtimeConf(unit, nil))
 	if err != nil || rt == nil {

@@ -33,6 +33,7 @@ func withStore(ctx context.Context, c Config, f func(context.Context, subnet.Sto
 	return f(ctx, etcd.New(client))
 }
 
+// admin is the operator's hand on the store that these flags name.
 func (c Config) admin(s subnet.Store) subnet.Admin {
 	return subnet.Admin{Store: s, Prefix: strings.TrimRight(c.EtcdPrefix, "/")}
 }
@@ -64,6 +65,7 @@ func config(ctx context.Context, c Config, args []string, out io.Writer) error {
 	})
 }
 
+// checkConfig looks at a file and touches no store: for a pull request's checks, or a machine that is no host.
 func checkConfig(_ context.Context, _ Config, args []string, out io.Writer) error {
 	if len(args) != 1 {
 		return &fleet.InvalidError{What: "check-config without a file", Hint: "netd check-config FILE"}
@@ -96,6 +98,7 @@ func readConfig(file string, out io.Writer) ([]byte, error) {
 	return text, nil
 }
 
+// reserve ties a subnet to an address. The address, not the machine, because a host that is to come has no ID yet; and because flannel does.
 func reserve(ctx context.Context, c Config, args []string, _ io.Writer) error {
 	if len(args) != 2 {
 		return &fleet.InvalidError{What: "reserve: arguments", Hint: "netd reserve SUBNET[,SUBNET6] ADDRESS"}
@@ -111,6 +114,7 @@ func reserve(ctx context.Context, c Config, args []string, _ io.Writer) error {
 	return withStore(ctx, c, func(ctx context.Context, s subnet.Store) error { return c.admin(s).Reserve(ctx, v4, v6, to) })
 }
 
+// unreserve turns a reservation into a subnet like any other.
 func unreserve(ctx context.Context, c Config, args []string, _ io.Writer) error {
 	if len(args) != 1 {
 		return &fleet.InvalidError{What: "unreserve: arguments", Hint: "netd unreserve SUBNET[,SUBNET6]"}
@@ -138,6 +142,8 @@ func subnets(word string) (v4, v6 netip.Prefix, err error) {
 	return v4, v6, nil
 }
 
+// cleanup undoes everything that netd made in the kernel, and removes what would have others believe that there still is a network. It is for a
+// host where the daemon is stopped: a running one would repair it all within seconds. With --release the lease goes too.
 func cleanup(ctx context.Context, c Config, args []string, out io.Writer) error {
 	kernel, err := openKernel(c, func(*exec.Cmd) {})
 	if err != nil {

@@ -108,10 +108,12 @@ func parseConfig(args, env []string) (c Config, rest []string, err error) {
 	return c, f.Args(), c.check(margin)
 }
 
+// bad is a flag's value that cannot be, with what to write instead.
 func bad(flag, val, hint string) error {
 	return &fleet.InvalidError{What: fmt.Sprintf("--%s %q", flag, val), Hint: hint}
 }
 
+// check looks at what one flag's own syntax does not say: ranges, and flags that need each other. margin is in minutes, as it was given.
 func (c Config) check(margin int) error {
 	if margin < 1 || margin > 1439 {
 		return bad("subnet-lease-renew-margin", fmt.Sprint(margin), "minutes, 1 to 1439")
@@ -141,6 +143,8 @@ func (c Config) check(margin int) error {
 	return nil
 }
 
+// bind names every flag with its default. flannel's keep their names, units and defaults; the pointers are for values that become another type
+// once all of them are known. help uses it too, so that no flag can be missing there.
 func bind(f *flag.FlagSet, c *Config, reach, public, public6, health *string, margin, resync *int) {
 	f.Func("etcd-endpoints", "comma separated; unix://PATH is a socket (default fleet's socket, or flannel's http://127.0.0.1:4001,http://127.0.0.1:2379 on hosts without fleet)", func(s string) error {
 		c.EtcdEndpoints = slices.DeleteFunc(strings.Split(s, ","), func(e string) bool { return e == "" })

@@ -19,6 +19,7 @@ import (
 // files are what netd writes for itself and for others.
 type files struct{ c Config }
 
+// statePath is netd's memory over restarts: what it last knew of the network, store or no store.
 func (f files) statePath() string { return filepath.Join(f.c.StateDir, "state.json") }
 
 // lastKnown reads the network as it was when netd ended, so that it goes on without the store. None: an empty View. Without
@@ -43,6 +44,7 @@ func (f files) lastKnown() (subnet.View, error) {
 	return v, nil
 }
 
+// subnetOfFile reads the subnet that a flanneld gave this host. What cannot be read is passed over: it is a wish, not a need.
 func (f files) subnetOfFile() (l network.Lease) {
 	b, err := os.ReadFile(f.c.SubnetFile)
 	if err != nil {
@@ -62,6 +64,7 @@ func (f files) subnetOfFile() (l network.Lease) {
 	return l
 }
 
+// keep writes the last known state. It names all peers and is for root and netd only.
 func (f files) keep(v subnet.View) error {
 	b, err := json.Marshal(v)
 	if err != nil {

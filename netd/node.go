@@ -80,6 +80,7 @@ func (n *node) describe(c network.Config, others []network.Lease) (network.Lease
 	return overlay.Describe(c, self, others), nil
 }
 
+// underlay looks which interface carries the overlay, anew each time: addresses and routes change while netd runs.
 func (n *node) underlay() (network.Underlay, error) {
 	reach, _ := netip.ParseAddr(n.c.Want.CanReach) // checked with the flags; none is none
 	links, err := n.kernel.Links(reach)
@@ -185,6 +186,7 @@ func (n *node) agreed() string {
 	return backend
 }
 
+// skip keeps why a lease has no path. It is logged once, not at each look.
 func (n *node) skip(name, reason string) {
 	if n.skipped[name] != reason {
 		n.log.Warn("no path to a peer", "peer", name, "reason", reason)
@@ -229,6 +231,8 @@ func (n *node) full(ctx context.Context, asked bool) error {
 	return nil
 }
 
+// turn looks through everything and puts right what is not as it must be. asked says that something new was asked for, so that what it changes is no
+// repair. Without a subnet there is nothing to do.
 func (n *node) turn(ctx context.Context, asked bool) error {
 	u, err := n.underlay()
 	n.mu.Lock()
@@ -326,6 +330,7 @@ func (n *node) save() error {
 	return n.files.keep(n.view)
 }
 
+// sameUnderlay compares all that a lease or a plan is made from.
 func sameUnderlay(a, b network.Underlay) bool {
 	on := slices.Equal(a.OnLink, b.OnLink) && slices.Equal(a.Beside, b.Beside)
 	a.OnLink, b.OnLink = nil, nil

@@ -113,6 +113,7 @@ func (u units) free(ctx context.Context, ports []portMapping) error {
 	return nil
 }
 
+// exists also takes what cannot be looked at for absent; what uses it then fails with the reason.
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil

@@ -33,6 +33,7 @@ type command struct {
 	run                 func(ctx context.Context, c Config, args []string, out io.Writer) error
 }
 
+// commands is the table of all there is to call; help prints it.
 func commands() []command {
 	return []command{
 		{"", "", "join this host into the network, and stay", daemon},
@@ -80,6 +81,7 @@ func dispatch(ctx context.Context, args, env []string, out io.Writer) error {
 	return &fleet.InvalidError{What: fmt.Sprintf("command %q", name), Hint: "netd --help lists all"}
 }
 
+// help prints commands and flags.
 func help(out io.Writer) error {
 	fmt.Fprintf(out, "netd gives this host a subnet and joins all hosts' subnets into one network.\n\nUsage: netd [flags] [command]\n\n")
 	for _, c := range commands() {
@@ -95,6 +97,7 @@ func help(out io.Writer) error {
 	return nil
 }
 
+// logger writes to standard error, which is the journal's under systemd.
 func logger(c Config) *slog.Logger {
 	level := slog.LevelInfo
 	if c.Verbosity > 0 {
@@ -133,6 +136,8 @@ func tableName(prefix string) string {
 	}, prefix)
 }
 
+// daemon joins this host into the network and stays until a signal. It ends by itself only when it never came so far that something would be lost: with a
+// wrong configuration, no free subnet, an address that another machine has. Whatever it made stays behind on purpose: packets flow while nobody is here.
 func daemon(parent context.Context, c Config, _ []string, _ io.Writer) error {
 	ctx, _, stop := run.Listen(parent)
 	defer stop()
@@ -183,6 +188,7 @@ func daemon(parent context.Context, c Config, _ []string, _ io.Writer) error {
 	return g.Wait()
 }
 
+// machineID reads what tells this machine from others for good: subnet, MAC and lease are found again by it.
 func machineID(path string) (string, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -234,6 +240,7 @@ func dialEtcd(c Config) (*clientv3.Client, error) {
 	return client, nil
 }
 
+// serveWireGuard is the process that carries packets where the kernel cannot. The daemon starts it and it outlives the daemon.
 func serveWireGuard(parent context.Context, c Config, args []string, _ io.Writer) error {
 	if len(args) != 3 {
 		return &fleet.InvalidError{What: "wireguard: wrong arguments", Hint: "the daemon starts this"}

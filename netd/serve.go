@@ -22,8 +22,10 @@ type server struct {
 	listeners []net.Listener
 }
 
+// socket is where `netd status` and fleetd ask.
 func (c Config) socket() string { return filepath.Join(c.RunDir, "netd.sock") }
 
+// listen opens the socket, and a port when one is wanted. It happens before anything is programmed, so that a port that is taken ends the start.
 func listen(c Config, n *node) (*server, error) {
 	if err := os.MkdirAll(c.RunDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make --run-dir: %w", err)
@@ -53,6 +55,7 @@ func listen(c Config, n *node) (*server, error) {
 	return s, nil
 }
 
+// run serves until ctx ends. A listener that fails takes the others along: a health check that nobody answers must not look healthy.
 func (s *server) run(ctx context.Context) error {
 	srv := &http.Server{Handler: s.handler, ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
 	errs := make(chan error, len(s.listeners))
@@ -71,6 +74,7 @@ func (s *server) run(ctx context.Context) error {
 	return err
 }
 
+// routes are health, readiness, status and metrics, the same on the socket and on the port. None of them shows a key.
 func routes(n *node) http.Handler {
 	mux := http.NewServeMux()
 	check := func(path, ok string, err func() error) {

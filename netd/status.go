@@ -67,6 +67,7 @@ type PeerStatus struct {
 	targets   []netip.Addr
 }
 
+// status gathers what loop, keeper and kernel know. It waits for no turn: a turn that hangs is what people ask about.
 func (n *node) status() Status {
 	var s Status
 	s.Ready = n.isReady() == nil
@@ -131,6 +132,7 @@ func (n *node) targets(l network.Lease) (out []netip.Addr) {
 	return out
 }
 
+// publicOf is the address to show for a lease.
 func publicOf(l network.Lease) string {
 	if l.PublicIP.IsValid() {
 		return l.PublicIP.String()
@@ -170,6 +172,7 @@ func status(ctx context.Context, c Config, args []string, out io.Writer) error {
 	return show(out, s, time.Now())
 }
 
+// show prints a status for people: what is wrong first, then the lease, then a line for each peer. now is the time to count from.
 func show(out io.Writer, s Status, now time.Time) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	state := "ready"

@@ -132,6 +132,8 @@ func (h Host) String() string {
 	return b.String()
 }
 
+// String prints a path, one line per part, in the order in which packets need the parts: who the neighbour is, where its frames go, then
+// the route. Each line is indented, to stand below its peer.
 func (p Peer) String() string {
 	var b strings.Builder
 	for _, n := range p.Neighs {
@@ -149,6 +151,8 @@ func (p Peer) String() string {
 	return b.String()
 }
 
+// String prints a device in ip's words. Two devices that print the same need no change; of a key only whether there is one shows, so keys are
+// compared beside it.
 func (d Device) String() string {
 	s := d.Name + " " + d.Kind
 	switch d.Kind {
@@ -172,6 +176,7 @@ func (d Device) String() string {
 	return s
 }
 
+// String prints a route as ip does. The metric is left out where it is the one that follows from the prefix.
 func (r Route) String() string {
 	if r.Blackhole {
 		return "blackhole " + r.Dst.String()
@@ -190,10 +195,13 @@ func (r Route) String() string {
 	return s
 }
 
+// String prints it as `ip neigh` does.
 func (n Neigh) String() string { return fmt.Sprintf("%s lladdr %s dev %s", n.IP, n.MAC, n.Dev) }
 
+// String prints it as `bridge fdb` does.
 func (f FDB) String() string { return fmt.Sprintf("%s dst %s dev %s", f.MAC, f.Dst, f.Dev) }
 
+// String prints a peer in the order of `wg show`; a preshared key shows only that it is there.
 func (w WGPeer) String() string {
 	s := w.PublicKey
 	if w.Endpoint.IsValid() {

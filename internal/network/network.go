@@ -101,6 +101,7 @@ func MachineMAC(machine, device string) MAC {
 	return m
 }
 
+// String is the form that ParseMAC reads.
 func (m MAC) String() string {
 	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
 }

@@ -37,6 +37,8 @@ func (k *Real) setDevice(ctx context.Context, d network.Device, add bool) error 
 	return nil
 }
 
+// finishDevice brings a device that is there to what it must be, in the order in which nothing goes out that should not: the mark first, so that a netd
+// that dies half-way finds it again; up last.
 func (k *Real) finishDevice(l netlink.Link, d network.Device) error {
 	if l.Attrs().Alias != k.mark {
 		if err := k.h.LinkSetAlias(l, k.mark); err != nil {
@@ -108,6 +110,7 @@ func (k *Real) setAddrs(l netlink.Link, want []netip.Prefix) error {
 	return nil
 }
 
+// addDevice makes a device that is not there. Its errors say what is in the way: a kernel without the kind, a name or a VNI that is taken.
 func (k *Real) addDevice(ctx context.Context, d network.Device) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = d.Name, d.MTU

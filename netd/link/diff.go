@@ -39,6 +39,7 @@ func diff(have State, want network.Host, mine func(network.Route) bool) []Step {
 	return append(d.steps, d.oldDevices...)
 }
 
+// differ gathers the steps of one comparison, by when they may be taken.
 type differ struct {
 	have  State
 	want  network.Host
@@ -57,6 +58,8 @@ func same(a, b network.Device) bool {
 	return a.String() == b.String()
 }
 
+// devices compares by name. What cannot be changed on a device that is there (kind, VNI, port, underlay, MAC) has it made anew, and then all that
+// was on it counts as gone.
 func (d *differ) devices() {
 	have := map[string]Device{}
 	for _, h := range d.have.Devices {
@@ -89,6 +92,7 @@ func (d *differ) devices() {
 	}
 }
 
+// routes compares routes by prefix and metric, which is what the kernel tells them apart by.
 func (d *differ) routes(mine func(network.Route) bool) {
 	// The kernel has room for one route to a prefix with each metric.
 	type place struct {

@@ -103,6 +103,8 @@ func (k *Real) Observe(_ context.Context, ask Ask) (State, error) {
 	return s, observeSysctls(&s, ask.Sysctls)
 }
 
+// observeDevice adds one device and what is on it to s. Link-local addresses are the kernel's own and no difference. With adopt, routes of whatever
+// protocol number count: a flanneld's, which netd takes over.
 func (k *Real) observeDevice(s *State, l netlink.Link, names map[int]string, adopt bool) error {
 	a := l.Attrs()
 	d := Device{Ours: a.Alias == k.mark, Up: a.Flags&net.FlagUp != 0}
@@ -181,6 +183,7 @@ func sysctlPath(name string) (string, error) {
 	return "/proc/sys/" + name, nil
 }
 
+// observeSysctls reads settings by name. One that is not there is left out; setting it will say why.
 func observeSysctls(s *State, names []string) error {
 	for _, n := range names {
 		path, err := sysctlPath(n)
@@ -226,6 +229,7 @@ func (k *Real) Do(ctx context.Context, steps []Step) []error {
 	return errs
 }
 
+// doMany sends steps in few large batches. errs has one place for each step.
 func (k *Real) doMany(steps []Step, errs []error) {
 	msgs := make([]msg, 0, len(steps))
 	at := make([]int, 0, len(steps))
@@ -250,6 +254,7 @@ func (k *Real) doMany(steps []Step, errs []error) {
 	}
 }
 
+// message writes a step in netlink's words. It fails only if the device it names is not there.
 func (k *Real) message(s Step) (msg, error) {
 	del := s.Verb == "delete"
 	switch {
@@ -267,6 +272,7 @@ func (k *Real) message(s Step) (msg, error) {
 	}
 }
 
+// index is a device's number. It is remembered from the last look, since thousands of steps ask for the same few.
 func (k *Real) index(dev string) (int, error) {
 	if i, ok := k.idx[dev]; ok {
 		return i, nil
@@ -279,6 +285,7 @@ func (k *Real) index(dev string) (int, error) {
 	return k.idx[dev], nil
 }
 
+// doWireGuard changes peers of one device, all steps' in one request.
 func (k *Real) doWireGuard(steps []Step, errs []error) {
 	var c wgChange
 	for _, s := range steps {
@@ -303,6 +310,7 @@ func (k *Real) doWireGuard(steps []Step, errs []error) {
 	}
 }
 
+// doOne takes a step that is too rare to be worth a batch: devices, settings, rules.
 func (k *Real) doOne(ctx context.Context, s Step) error {
 	switch {
 	case s.Sysctl != nil:
@@ -327,6 +335,7 @@ func (k *Real) doOne(ctx context.Context, s Step) error {
 	return writeRules(k.nft, k.o.Table, s.Rules)
 }
 
+// ignore makes one expected error none, as when what shall go is gone already.
 func ignore(err, what error) error {
 	var gone netlink.LinkNotFoundError
 	if errors.Is(err, what) || errors.As(err, &gone) {
@@ -335,6 +344,7 @@ func ignore(err, what error) error {
 	return err
 }
 
+// prefixOf translates the library's form of a prefix.
 func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 	if n == nil {
 		return netip.Prefix{}, false
@@ -343,6 +353,7 @@ func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 	return netip.PrefixFrom(addrOf(n.IP), ones), true
 }
 
+// addrOf translates the library's form of an address. IPv4 is always four bytes in ours, whatever it was in.
 func addrOf(ip net.IP) netip.Addr {
 	a, _ := netip.AddrFromSlice(ip)
 	return a.Unmap()

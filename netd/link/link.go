@@ -63,6 +63,7 @@ type Step struct {
 	Peer   string   // the lease it belongs to, if any
 }
 
+// String is the step as a line that an administrator can read: the verb, then the thing in ip's words. Tests compare it, and the log shows it.
 func (s Step) String() string {
 	switch {
 	case s.Device != nil && s.Verb == "delete":
@@ -99,6 +100,7 @@ type Linker struct {
 	first  bool
 }
 
+// wgKey is what WireGuard tells its peers apart by.
 type wgKey struct{ dev, pub string }
 
 // New returns a Linker that has not looked at the kernel yet.
@@ -142,6 +144,7 @@ func (l *Linker) Set(ctx context.Context, h network.Host) (Report, error) {
 	return rep, err
 }
 
+// remember notes what was asked for, for the next change of these peers and for endpoints that move by themselves.
 func (l *Linker) remember(peers []network.Peer) {
 	for _, p := range peers {
 		l.peers[p.Name] = p
@@ -207,6 +210,8 @@ type WireGuard interface {
 	Handshakes(dev string) (map[string]int64, error) // public key → unix time, 0 = never
 }
 
+// do takes the steps and sorts their errors: what concerns one peer is in the report, by the peer's name; what concerns the host is the error too, unless it is
+// about something that was to go.
 func (l *Linker) do(ctx context.Context, steps []Step) (Report, error) {
 	rep := Report{Failed: map[string]string{}}
 	if len(steps) == 0 {
@@ -238,6 +243,7 @@ func (l *Linker) do(ctx context.Context, steps []Step) (Report, error) {
 	return rep, errors.Join(fatal...)
 }
 
+// inside tells whether a route leads into one of these networks.
 func inside(r network.Route, nets []netip.Prefix) bool {
 	return slices.ContainsFunc(nets, func(n netip.Prefix) bool { return n.Bits() <= r.Dst.Bits() && n.Contains(r.Dst.Addr()) })
 }
@@ -284,6 +290,7 @@ func byChain(rules []string) []string {
 	return out
 }
 
+// chainOf is a rule's first word.
 func chainOf(rule string) string {
 	c, _, _ := strings.Cut(rule, " ")
 	return c

@@ -110,6 +110,7 @@ type ruleReader struct {
 	bad    bool
 }
 
+// next takes the next word; empty when there is none, which no rule's word is.
 func (r *ruleReader) next() string {
 	if len(r.words) == 0 {
 		return ""
@@ -192,6 +193,7 @@ func (r *ruleReader) ip(family byte) {
 	r.out = append(r.out, address(p, src, not)...)
 }
 
+// equal compares register 1 with data, for equality or its opposite.
 func equal(not bool, data []byte) *expr.Cmp {
 	op := expr.CmpOpEq
 	if not {

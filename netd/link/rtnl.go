@@ -26,6 +26,7 @@ const batch = 256
 // protocol marks our routes in the kernel's tables. It is not in use by any routing daemon of /etc/iproute2/rt_protos.
 const protocol = 158
 
+// openRTNL opens the socket. It needs no privilege to read; changes need CAP_NET_ADMIN when they are made.
 func openRTNL() (*rtnl, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -52,11 +53,13 @@ func openRTNL() (*rtnl, error) {
 	return r, nil
 }
 
+// close ends it. The kernel keeps what was made.
 func (r *rtnl) close() { unix.Close(r.fd) }
 
 // msg is a netlink message being written, in the machine's byte order as netlink has it.
 type msg []byte
 
+// newMsg begins a message with its header; length and sequence number are filled in when it is sent.
 func newMsg(typ uint16, flags uint16) msg {
 	m := make(msg, unix.SizeofNlMsghdr, 96)
 	binary.NativeEndian.PutUint16(m[4:], typ)
@@ -64,6 +67,7 @@ func newMsg(typ uint16, flags uint16) msg {
 	return m
 }
 
+// attr adds an attribute, padded to four bytes as netlink wants each.
 func (m *msg) attr(typ uint16, val []byte) {
 	n := unix.SizeofRtAttr + len(val)
 	*m = binary.NativeEndian.AppendUint16(*m, uint16(n))
@@ -74,10 +78,12 @@ func (m *msg) attr(typ uint16, val []byte) {
 	}
 }
 
+// attr32 adds a number.
 func (m *msg) attr32(typ uint16, v int) {
 	m.attr(typ, binary.NativeEndian.AppendUint32(nil, uint32(v)))
 }
 
+// family is the address family in the kernel's numbers.
 func family(a netip.Addr) byte {
 	if a.Is4() {
 		return unix.AF_INET
@@ -123,6 +129,8 @@ func routeMsg(r network.Route, ifindex int, del bool) msg {
 	return m
 }
 
+// neighHeader is what neighbour and forwarding entries begin with. Permanent: nobody asks on the wire who it is, and the kernel never throws it away for
+// lack of space (those are not counted against gc_thresh).
 func neighHeader(m msg, fam byte, ifindex int, flags byte) msg {
 	m = append(m, fam, 0, 0, 0)
 	m = binary.NativeEndian.AppendUint32(m, uint32(ifindex))
@@ -130,6 +138,7 @@ func neighHeader(m msg, fam byte, ifindex int, flags byte) msg {
 	return append(m, flags, 0)
 }
 
+// neighMsg writes an ARP or neighbour entry to put or to delete.
 func neighMsg(n network.Neigh, ifindex int, del bool) msg {
 	m := newMsg(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
 	if del {
@@ -141,6 +150,7 @@ func neighMsg(n network.Neigh, ifindex int, del bool) msg {
 	return m
 }
 
+// fdbMsg writes a forwarding entry of the device's own table (self), not of a bridge that it may be a port of.
 func fdbMsg(f network.FDB, ifindex int, del bool) msg {
 	m := newMsg(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE)
 	if del {

@@ -68,6 +68,7 @@ func (r *rtnl) routes(fam byte, dev int, names map[int]string, add func(network.
 	return nil
 }
 
+// zero is the address of a default route, which the kernel does not send along.
 func zero(fam byte) netip.Addr {
 	if fam == unix.AF_INET {
 		return netip.IPv4Unspecified()

@@ -199,6 +199,7 @@ func again[T any](read func() (T, error)) (v T, err error) {
 	return v, err
 }
 
+// addrs lists a device's addresses of both families.
 func (k *Real) addrs(l netlink.Link) ([]netlink.Addr, error) {
 	return again(func() ([]netlink.Addr, error) { return k.h.AddrList(l, netlink.FAMILY_ALL) })
 }

@@ -45,13 +45,16 @@ type wgCtl struct {
 	client *wgctrl.Client // nil until first needed; bound to the namespace of its thread
 }
 
+// socket is where the process that carries this device listens.
 func (w *wgCtl) socket(dev string) string { return filepath.Join(w.dir, dev+".sock") }
 
+// userspace tells whether the device is a process's and not the kernel's: the process removes its socket when it ends.
 func (w *wgCtl) userspace(dev string) bool {
 	_, err := os.Stat(w.socket(dev))
 	return w.dir != "" && err == nil
 }
 
+// get reads a device as it is, with all its peers. Keys come in base64, intervals in seconds, whoever carries it.
 func (w *wgCtl) get(dev string) (wgState, error) {
 	if w.userspace(dev) {
 		return uapiGet(w.socket(dev))
@@ -83,6 +86,7 @@ func (w *wgCtl) get(dev string) (wgState, error) {
 	return s, nil
 }
 
+// open reaches the kernel's WireGuard, the first time it is needed: most hosts never do.
 func (w *wgCtl) open() (err error) {
 	if w.client == nil {
 		if w.client, err = wgctrl.New(); err != nil {
@@ -92,6 +96,7 @@ func (w *wgCtl) open() (err error) {
 	return nil
 }
 
+// set changes a device in one request. What c does not name stays: other peers, and with an empty key the device's own.
 func (w *wgCtl) set(dev string, c wgChange) error {
 	if w.userspace(dev) {
 		return uapiSet(w.socket(dev), c)
@@ -125,6 +130,7 @@ func (w *wgCtl) set(dev string, c wgChange) error {
 	return nil
 }
 
+// peerConfig translates one peer. Its errors say which of the peer's words is wrong; keys themselves are in none of them.
 func peerConfig(p network.WGPeer) (wgtypes.PeerConfig, error) {
 	pc := wgtypes.PeerConfig{ReplaceAllowedIPs: true}
 	var err error
@@ -166,10 +172,12 @@ func joinAllowed(a []string) string {
 	return strings.Join(a, ",")
 }
 
+// unmapped is the address without the IPv6 clothes that a socket for both families puts on it.
 func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
 
 // The rest speaks WireGuard's user-space protocol: lines key=value, keys in hex, an empty line at the end.
 
+// uapiCall sends one request and gives the lines of its answer. A process that does not answer within ten seconds is an error like one that refuses.
 func uapiCall(socket, request string) ([]string, error) {
 	c, err := net.DialTimeout("unix", socket, 5*time.Second)
 	if err != nil {
@@ -197,6 +205,7 @@ func uapiCall(socket, request string) ([]string, error) {
 	return nil, errors.Join(errors.New("the WireGuard process gave no answer"), s.Err())
 }
 
+// uapiSet is set for a process's device.
 func uapiSet(socket string, c wgChange) error {
 	var b strings.Builder
 	b.WriteString("set=1\n")
@@ -239,6 +248,7 @@ func uapiSet(socket string, c wgChange) error {
 	return err
 }
 
+// uapiGet is get for a process's device: keys of the device, then for each peer its public key and what belongs to it.
 func uapiGet(socket string) (wgState, error) {
 	s := wgState{last: map[string]int64{}}
 	lines, err := uapiCall(socket, "get=1\n\n")

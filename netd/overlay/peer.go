@@ -55,10 +55,13 @@ func (p Planner) direct(to netip.Addr) bool {
 	return slices.ContainsFunc(p.self.Underlay.OnLink, func(n netip.Prefix) bool { return n.Contains(to) })
 }
 
+// noAddress is the reason when a lease has a subnet of a family and no address of that family to send to.
 func noAddress(sub netip.Prefix) string {
 	return fmt.Sprintf("its lease names no address for %s", sub)
 }
 
+// vxlan plans the three parts of a path through the tunnel: the peer's device answers to the first address of its subnet, its MAC lives at the peer's
+// address, and the subnet is behind it. With DirectRouting a peer on our own link gets a plain route instead.
 func (p Planner) vxlan(peer *network.Peer, l network.Lease, sub netip.Prefix, to netip.Addr) string {
 	if !to.IsValid() {
 		return noAddress(sub)
@@ -110,6 +113,7 @@ func vtepMAC(l network.Lease, v6 bool, b network.Backend) (network.MAC, error) {
 	return network.MAC{}, fmt.Errorf("its lease has no VtepMAC")
 }
 
+// hostGW plans a plain route through the peer itself, which only a neighbour on our link can be.
 func (p Planner) hostGW(peer *network.Peer, sub netip.Prefix, to netip.Addr) string {
 	if !to.IsValid() {
 		return noAddress(sub)
@@ -121,6 +125,7 @@ func (p Planner) hostGW(peer *network.Peer, sub netip.Prefix, to netip.Addr) str
 	return ""
 }
 
+// ipip plans a route through the peer into the tunnel, which needs no table of its own: the outer address is the gateway's.
 func (p Planner) ipip(peer *network.Peer, sub netip.Prefix, to netip.Addr) string {
 	if !to.IsValid() {
 		return noAddress(sub)
@@ -133,6 +138,8 @@ func (p Planner) ipip(peer *network.Peer, sub netip.Prefix, to netip.Addr) strin
 	return ""
 }
 
+// wireguard plans the peer's entry on the device of that family. What the entry allows is route and firewall in one: WireGuard sends to the peer what is
+// for its subnet, and takes from it only what is from there.
 func (p Planner) wireguard(peer *network.Peer, l network.Lease, sub netip.Prefix) string {
 	b, dev := p.c.Backend, p.wgDeviceFor(sub)
 	raw, port := l.BackendData, b.ListenPort

@@ -36,6 +36,7 @@ func Pick(w Want, links network.Links) (network.Underlay, error) {
 	return u, err
 }
 
+// pick is Pick but for what is beside the underlay.
 func pick(w Want, links network.Links) (network.Underlay, error) {
 	bad := func(what, hint string) (network.Underlay, error) {
 		return network.Underlay{}, &fleet.InvalidError{What: what, Hint: hint}
@@ -93,6 +94,7 @@ func find(l network.Links, word string) (network.Iface, netip.Addr, bool) {
 	return network.Iface{}, netip.Addr{}, false
 }
 
+// match finds the first interface that fits: any address counts before any name, as with flannel.
 func match(l network.Links, r *regexp.Regexp) (network.Iface, netip.Addr, bool) {
 	for _, i := range l.Ifaces {
 		for _, a := range i.Addrs {
@@ -109,6 +111,7 @@ func match(l network.Links, r *regexp.Regexp) (network.Iface, netip.Addr, bool) 
 	return network.Iface{}, netip.Addr{}, false
 }
 
+// names lists the interfaces, so that an error can say what there is to choose from.
 func names(l network.Links) string {
 	s := ""
 	for _, i := range l.Ifaces {

@@ -33,6 +33,7 @@ const (
 	ipipDevice = "flannel.ipip"
 )
 
+// vxlanName has the VNI in it: several networks may share a host.
 func vxlanName(b network.Backend, v6 bool) string {
 	if v6 {
 		return fmt.Sprintf("flannel-v6.%d", b.VNI)
@@ -69,11 +70,13 @@ func Agree(c network.Config, self Self, others []network.Lease) (backend, reason
 	return network.WireGuard, "encrypted: every host's kernel has WireGuard"
 }
 
+// vxlanData is what flannel's vxlan writes into a lease; the names of its fields are the JSON's.
 type vxlanData struct {
 	VNI     int
 	VtepMAC network.MAC
 }
 
+// wgData is what flannel's wireguard writes.
 type wgData struct {
 	PublicKey string
 	Port      int `json:",omitempty"`
@@ -191,6 +194,7 @@ func (p Planner) MTU() int {
 	return p.ext
 }
 
+// wgDeviceFor is the device that carries a subnet: with Mode separate each family has its own, else one carries both.
 func (p Planner) wgDeviceFor(s netip.Prefix) string {
 	if s.IsValid() && s.Addr().Is6() && p.c.Backend.Mode == "separate" {
 		return wgDeviceV6
@@ -198,6 +202,7 @@ func (p Planner) wgDeviceFor(s netip.Prefix) string {
 	return wgDevice
 }
 
+// devices are those of the backend, none for host-gw and alloc. A family without a subnet of ours gets none.
 func (p Planner) devices() []network.Device {
 	b, u := p.c.Backend, p.self.Underlay
 	var out []network.Device
@@ -301,6 +306,8 @@ func (p Planner) rules() []string {
 	return out
 }
 
+// sysctls are the settings without which no packet goes from one interface to another. Nothing else on a host need set them: a host without workloads does
+// not forward yet, and its peers' first packet finds that out.
 func (p Planner) sysctls(devs []network.Device) []network.Sysctl {
 	var out []network.Sysctl
 	if p.c.V4.On() {

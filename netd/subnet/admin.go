@@ -91,6 +91,7 @@ func (a Admin) Unreserve(ctx context.Context, v4, v6 netip.Prefix) error {
 	return a.write(ctx, "end the reservation of "+name, kv.Guard{Key: e.kv.Key, Kind: kv.ModIs, Rev: e.kv.Mod}, kv.Op{Key: e.kv.Key, Delete: true})
 }
 
+// read takes the network's keys at one revision. Without a configuration nothing can be decided on.
 func (a Admin) read(ctx context.Context) (*table, error) {
 	t := newTable(a.Prefix)
 	kvs, rev, err := a.Store.Range(ctx, t.configKey(), t.subnetsPrefix())
@@ -104,6 +105,7 @@ func (a Admin) read(ctx context.Context) (*table, error) {
 	return t, nil
 }
 
+// write makes one guarded change. What lost a race is fleet.ErrConflict: somebody decided on the same subnet at that moment.
 func (a Admin) write(ctx context.Context, what string, guard kv.Guard, op kv.Op) error {
 	_, ok, err := a.Store.Txn(ctx, []kv.Guard{guard}, []kv.Op{op})
 	if err == nil && !ok {

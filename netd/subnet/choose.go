@@ -81,11 +81,13 @@ func mix(x uint64) uint64 {
 // u128 is an address as a number.
 type u128 struct{ hi, lo uint64 }
 
+// number is the address; IPv4 counts in the last 32 bits, since only differences matter.
 func number(a netip.Addr) u128 {
 	b := a.As16()
 	return u128{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}
 }
 
+// addr is the number as an address again.
 func (u u128) addr(is4 bool) netip.Addr {
 	var b [16]byte
 	binary.BigEndian.PutUint64(b[:8], u.hi)
@@ -127,6 +129,7 @@ func distance(net netip.Prefix, subnetLen int, a, b netip.Addr) uint64 {
 	return min(d.hi<<(64-shift)|d.lo>>shift, most)
 }
 
+// lastAddr is the highest address of a prefix.
 func lastAddr(p netip.Prefix) netip.Addr {
 	u, host := number(p.Addr()), p.Addr().BitLen()-p.Bits()
 	if host >= 64 {
@@ -138,6 +141,7 @@ func lastAddr(p netip.Prefix) netip.Addr {
 	return u.addr(p.Addr().Is4())
 }
 
+// minAddr is the lower of two.
 func minAddr(a, b netip.Addr) netip.Addr {
 	if b.Less(a) {
 		return b

@@ -27,6 +27,7 @@ type rawConfig struct {
 	Backend                      json.RawMessage
 }
 
+// rawBackend is the object Backend, with the options of all types: each reads its own.
 type rawBackend struct {
 	Type                         string
 	VNI, Port, MTU               int
@@ -81,6 +82,7 @@ type poolText struct {
 	bits, defLen, maxLen   int
 }
 
+// parsePool reads one family's range and fills in flannel's defaults. The first subnet is left out unless it is asked for: its address is the network's own.
 func parsePool(t poolText) (network.Pool, error) {
 	var p network.Pool
 	if t.networkVal == "" {
@@ -122,6 +124,7 @@ func parsePool(t poolText) (network.Pool, error) {
 	return p, nil
 }
 
+// parseBound reads SubnetMin or SubnetMax, if it is given.
 func parseBound(name, val string, p network.Pool, out *netip.Addr) error {
 	if val == "" {
 		return nil
@@ -140,6 +143,7 @@ func parseBound(name, val string, p network.Pool, out *netip.Addr) error {
 	return nil
 }
 
+// parseBackend reads the type, whatever its case, and the options. Types that netd does not have are answered with what does their work here.
 func parseBackend(text json.RawMessage) (network.Backend, []string, error) {
 	var raw rawBackend
 	var b network.Backend
@@ -202,6 +206,7 @@ func fillBackend(b *network.Backend) error {
 	return nil
 }
 
+// orDefault fills in what was not given: zero is no value that any of these can have.
 func orDefault(v *int, def int) {
 	if *v == 0 {
 		*v = def
@@ -224,4 +229,5 @@ func unknownKeys(prefix string, text []byte, t reflect.Type) []string {
 	return out
 }
 
+// invalid names what is wrong and what to write instead.
 func invalid(what, hint string) error { return &fleet.InvalidError{What: what, Hint: hint} }

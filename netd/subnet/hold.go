@@ -103,6 +103,7 @@ func (k *Keeper) config() (network.Config, error) {
 	return k.conf.c, k.conf.err
 }
 
+// others are all leases but this machine's own.
 func (k *Keeper) others() []network.Lease {
 	out := make([]network.Lease, 0, len(k.t.leases))
 	for _, e := range k.t.leases {
@@ -144,6 +145,7 @@ func (k *Keeper) adopt(ctx context.Context, attrs network.Lease) error {
 	return nil
 }
 
+// renewed notes how long the lease is ours now. It counts from after the answer: a little less than the store grants, never more.
 func (k *Keeper) renewed() {
 	now := time.Now()
 	k.until = now.Add(k.o.TTL)
@@ -177,6 +179,7 @@ func (k *Keeper) nextTimer(problem error) time.Duration {
 	return max(next, 10*time.Millisecond)
 }
 
+// renewIfDue renews the lease when it is time. One that is gone is no reason to stop: the subnet is taken again, by the rules of any start.
 func (k *Keeper) renewIfDue(ctx context.Context) error {
 	if k.id.lease == 0 || time.Now().Before(k.due()) {
 		return nil

@@ -163,6 +163,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	return nil
 }
 
+// fatal tells what ends a start: a machine that has had a subnet goes on with it, whatever the store says now.
 func (k *Keeper) fatal(err error) bool {
 	return !k.view.Own.V4.IsValid() && !k.view.Own.V6.IsValid() &&
 		(errors.Is(err, fleet.ErrInvalid) || errors.Is(err, ErrExhausted) || errors.Is(err, ErrDuplicate))
@@ -333,6 +334,7 @@ func (k *Keeper) follow(names map[string]bool) {
 	k.hand(set, gone)
 }
 
+// holdFor has peers that vanish from now on reached for a while longer.
 func (k *Keeper) holdFor(reason string) {
 	if k.o.Grace <= 0 || len(k.view.Peers) == 0 {
 		return
@@ -341,6 +343,7 @@ func (k *Keeper) holdFor(reason string) {
 	k.o.Log.Warn("peers that vanish are still reached for a while", "reason", reason, "wait", k.o.Grace)
 }
 
+// expireHeld lets go of those whose time is over.
 func (k *Keeper) expireHeld() {
 	gone := map[string]bool{}
 	for n, until := range k.held {
@@ -377,6 +380,7 @@ func (k *Keeper) hand(set map[string]network.Lease, gone map[string]bool) {
 	}
 }
 
+// setErr keeps what is wrong for status and tells of it when it is new.
 func (k *Keeper) setErr(err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -394,6 +398,7 @@ func (k *Keeper) setErr(err error) {
 	}
 }
 
+// poke wakes whoever waits on c; one wake that is not yet taken is enough.
 func poke(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -401,6 +406,7 @@ func poke(c chan struct{}) {
 	}
 }
 
+// sleep waits and tells whether ctx is still running.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -27,16 +27,25 @@ type table struct {
 	rev    int64
 }
 
+// The keys are flannel's: one for the configuration, below subnets/ one for each lease. The prefix ends with a slash, which flannel's does not: its reads
+// also match a neighbour like subnets-old.
 func (t *table) configKey() string      { return t.prefix + "/config" }
 func (t *table) subnetsPrefix() string  { return t.prefix + "/subnets/" }
 func (t *table) key(name string) string { return t.subnetsPrefix() + name }
 func (t *table) name(key string) string { return strings.TrimPrefix(key, t.subnetsPrefix()) }
+
+// newTable is the tree before anything is read.
 func newTable(prefix string) *table {
 	return &table{prefix: prefix, leases: map[string]entry{}, junk: map[string]string{}}
 }
+
+// A reservation is a key that hangs on no lease, and so never ends. Of two, the one that was created at the lower revision is older: revisions are the only
+// clock that all machines share.
 func (e entry) value() []byte      { return e.kv.Value }
 func (e entry) reserved() bool     { return e.kv.Lease == 0 }
 func (e entry) older(o entry) bool { return e.kv.Create < o.kv.Create }
+
+// prefixes is a lease's subnet of one family, invalid if it has none.
 func prefixes(l network.Lease, v6 bool) netip.Prefix {
 	if v6 {
 		return l.V6
@@ -83,6 +92,7 @@ func (t *table) apply(b kv.Batch) (names []string, config bool) {
 	return names, config
 }
 
+// put takes over one key.
 func (t *table) put(e kv.KV) {
 	if e.Key == t.configKey() {
 		t.config = e.Value
@@ -247,10 +257,12 @@ func (t *table) choose(p network.Pool, id identity, stale []entry, v6 bool) (net
 	return Choose(p, taken, prefixes(id.previous, v6), id.machine)
 }
 
+// fits tells whether a lease is one that the configuration would give out: of each family that is on one subnet, of no other any.
 func fits(c network.Config, l network.Lease) bool {
 	return fitsPool(c.V4, l.V4) && fitsPool(c.V6, l.V6)
 }
 
+// fitsPool is fits for one family.
 func fitsPool(p network.Pool, s netip.Prefix) bool {
 	if !p.On() {
 		return !s.IsValid()
@@ -258,6 +270,7 @@ func fitsPool(p network.Pool, s netip.Prefix) bool {
 	return p.Fits(s)
 }
 
+// firstValid is for texts that name one address.
 func firstValid(addrs ...netip.Addr) netip.Addr {
 	for _, a := range addrs {
 		if a.IsValid() {
