@@ -189,3 +189,13 @@ func TestIdentitiesAreFixedByTheRelease(t *testing.T) {
 		t.Error(s)
 	}
 }
+
+func TestAnImageLargerThanASlot(t *testing.T) {
+	b := &builder{options: options{slot: 100 * mib}}
+	if err := b.fits(100 * mib); err != nil {
+		t.Error(err)
+	}
+	if err := b.fits(134 * mib); err == nil || err.Error() != "the image has 134 MiB, a slot 100 MiB: use --slot-size" {
+		t.Error(err)
+	}
+}

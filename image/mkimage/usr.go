@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,7 +21,7 @@ func (b *builder) usr() error {
 	if fields := strings.Fields(string(was)); err == nil && len(fields) == 4 && fields[0] == filepath.Base(b.rootDir) && fields[3] == strconv.FormatInt(info.Size(), 10) {
 		b.hash = fields[1]
 		b.hashAt, err = strconv.ParseInt(fields[2], 10, 64)
-		return err
+		return errors.Join(err, b.fits(info.Size()))
 	}
 	if err := b.makeUsr(); err != nil {
 		return err
@@ -28,10 +29,17 @@ func (b *builder) usr() error {
 	if info, err = os.Stat(b.image); err != nil {
 		return err
 	}
-	if info.Size() > b.slot {
-		return fmt.Errorf("the image has %d MiB, a slot %d MiB: use --slot-size", info.Size()/mib, b.slot/mib)
+	if err := b.fits(info.Size()); err != nil {
+		return err
 	}
 	return os.WriteFile(key, fmt.Appendf(nil, "%s %s %d %d\n", filepath.Base(b.rootDir), b.hash, b.hashAt, info.Size()), 0o644)
+}
+
+func (b *builder) fits(size int64) error {
+	if size > b.slot {
+		return fmt.Errorf("the image has %d MiB, a slot %d MiB: use --slot-size", size/mib, b.slot/mib)
+	}
+	return nil
 }
 
 func (b *builder) makeUsr() error {
