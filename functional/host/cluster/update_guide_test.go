@@ -1,0 +1,48 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/fleet-init/fleet/functional/host"
+)
+
+// What docs/update.md tells a newcomer to do on three local hosts is done word for word.
+func TestTheGuideToUpdatesOnThreeHosts(t *testing.T) {
+	if err := host.Missing(); err != nil {
+		if os.Getenv("FLEET_HOSTS") == "required" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	page, err := os.ReadFile("../../../docs/update.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := "set -eu\n"
+	for i, part := range strings.Split(string(page), "```bash\n") {
+		if i > 0 {
+			code, _, _ := strings.Cut(part, "```")
+			script += code
+		}
+	}
+	id := fmt.Sprintf("FLEET_CLUSTER=updates-%d", os.Getpid())
+	t.Cleanup(func() {
+		// Not the test's context: it has ended when the guide has hung.
+		if out, err := shell(context.Background(), id, "./build.sh down 2>&1"); err != nil && !strings.Contains(out, "no cluster") {
+			t.Errorf("down: %v\n%s", err, out)
+		}
+	})
+	out, err := shell(host.Context(t), id, script)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{"2.0.0 has proven itself", "3.0.0: came back after its tries were spent", "stopped by itself: 1 of 1 hosts that are through came back"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("nothing says %q:\n%s", want, out)
+		}
+	}
+}
