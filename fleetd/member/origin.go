@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -103,15 +104,13 @@ func (m *Member) descends(ctx context.Context, c *clientv3.Client, from string) 
 	return err == nil && o != nil && o.Cluster == cluster && slices.Contains(o.From, from)
 }
 
-// superseded looks, while there is no quorum, whether the cluster goes on elsewhere without this member: restored or made anew, and confirmed.
+// superseded looks whether the cluster goes on elsewhere without this member: restored or made anew, and confirmed. It is asked before a member starts, for
+// the lost ones that come back together would be a quorum of the old cluster, and while there is none. One that has a quorum and runs is left alone.
 func (m *Member) superseded(ctx context.Context, st *state, self netip.AddrPort) error {
 	if m.cfg.OriginKey == "" {
 		return nil
 	}
-	for _, host := range m.others(m.cfg.Join, st.Hosts, self) {
-		if reach(ctx, host) != nil {
-			continue
-		}
+	for _, host := range reachable(ctx, m.others(m.cfg.Join, st.Hosts, self)) {
 		c, err := m.dial(urls([]string{host}))
 		if err != nil {
 			continue
@@ -129,4 +128,22 @@ func (m *Member) superseded(ctx context.Context, st *state, self netip.AddrPort)
 		_ = c.Close() // it was only asked
 	}
 	return nil
+}
+
+// reachable are those of the hosts that accept a connection within two seconds.
+func reachable(ctx context.Context, hosts []string) (list []string) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	up := make([]bool, len(hosts))
+	var wg sync.WaitGroup
+	for i, h := range hosts {
+		wg.Go(func() { up[i] = reach(ctx, h) == nil })
+	}
+	wg.Wait()
+	for i, h := range hosts {
+		if up[i] {
+			list = append(list, h)
+		}
+	}
+	return list
 }

@@ -77,6 +77,11 @@ func (m *Member) life(ctx context.Context, st *state, self netip.AddrPort, d *do
 		return err
 	}
 	m.update(func(s *Status) { s.Role, s.ID, s.Leads, s.Lost = None, "", false, "" })
+	if hasLog(m.cfg.Dir) && st.Cluster != "" {
+		if err := m.superseded(ctx, st, self); err != nil {
+			return err
+		}
+	}
 	invited := false
 	for try := 0; ; try++ {
 		var s seat
