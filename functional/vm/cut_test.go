@@ -28,7 +28,7 @@ func TestPowerCutsDuringAnUpdate(t *testing.T) {
 		}
 	}
 	r := newRig(t, 0)
-	r.publish(second, "")
+	r.publish(second, first, "")
 	if err := r.Start(r.ctx, ""); err != nil {
 		t.Fatal(err)
 	}

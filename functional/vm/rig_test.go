@@ -78,13 +78,12 @@ func (r *rig) makeKeys() {
 	r.out("keys", "init", "dir", "--root", "root", "--targets", "targets", "--online", "online")
 }
 
-// publish makes the second image a release of that version, whose kernel gets more words.
-func (r *rig) publish(version, words string) {
+// publish makes the second image a release of that version, whose kernel gets more words. base is the release that hosts run meanwhile.
+func (r *rig) publish(version, base, words string) {
 	r.t.Helper()
 	hash, at := r.verity(second)
 	r.out("publish", "dir", "--keys", "targets,online", "--version", version, "--usr", filepath.Join(r.images, "usr-"+second+".img"),
-		"--uki", filepath.Join(r.images, "fleet-"+second+".efi"), "--base", filepath.Join(r.images, "usr-"+first+".img"),
-		"--base", filepath.Join(r.images, "usr-"+second+".img"), "--roothash", hash, "--hash-at", at,
+		"--uki", filepath.Join(r.images, "fleet-"+second+".efi"), "--base", filepath.Join(r.images, "usr-"+base+".img"), "--roothash", hash, "--hash-at", at,
 		"--options", strings.TrimSpace("console=tty0 console=ttyS0 quiet panic=5 oops=panic rw systemd.gpt_auto=no "+words))
 }
 

@@ -11,7 +11,7 @@ import (
 // costs half a minute of emulation, so that all there is to see in one is looked at.
 func TestAHostsLife(t *testing.T) {
 	r := newRig(t, 2)
-	r.publish(second, "")
+	r.publish(second, first, "")
 	if err := r.Start(r.ctx, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func (r *rig) settled() {
 // bad takes a release that does not come up. The host must be back on the second one after one start of it, by itself, and remember.
 func (r *rig) bad(version, words, says string) {
 	r.t.Helper()
-	r.publish(version, words)
+	r.publish(version, second, words)
 	r.must(`update-engine apply >/run/apply.log 2>&1 || { cat /run/apply.log; exit 1; }`)
 	r.await(starts)
 	if said := r.await(starts); !strings.Contains(said, says) {
