@@ -30,7 +30,8 @@ type cluster struct {
 	ctx    context.Context
 	tasks  sync.WaitGroup
 
-	journal *fakeJournal
+	journal  *fakeJournal
+	requests counter
 
 	server     *http.Server
 	stopServer context.CancelFunc
@@ -54,7 +55,8 @@ func newCluster(tb testing.TB, socket string) *cluster {
 func (c *cluster) serve(tb testing.TB) {
 	log := slog.New(slog.DiscardHandler)
 	ctx, cancel := context.WithCancel(c.ctx)
-	server := api.NewServer(ctx, api.NewHandler(api.Config{Registry: c.reg, Explain: explain, Restart: c.reg.Restart, Version: "1.2.3", Journal: c.journal.read, Network: c.network}), log)
+	handler := api.NewHandler(api.Config{Registry: c.reg, Explain: explain, Restart: c.reg.Restart, Version: "1.2.3", Journal: c.journal.read, Network: c.network})
+	server := api.NewServer(ctx, c.requests.count(handler), log)
 	l, err := net.Listen("unix", c.socket)
 	if err != nil {
 		tb.Fatal(err)
