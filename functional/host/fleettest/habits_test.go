@@ -3,6 +3,7 @@ package fleettest
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -41,6 +42,32 @@ func TestWhatHurtFleetsUsersDoesNotHurtHere(t *testing.T) {
 		r.ctl(h, "start", "u-tick.timer")
 		r.exists(h, "/run/u-tick")
 		r.ctl(h, "destroy", "u-tick.timer", "u-tick.service")
+	})
+	r.sub("names that look strange", func(r *rig) {
+		long := "u-" + strings.Repeat("l", 200) + ".service"
+		names := []string{"u-at@a@b.1.service", "u-x:y_z.1.service", `u-a\x2db.service`, long, `u-at@\x20.service`}
+		units := map[string]string{}
+		for _, n := range names {
+			units[n] = "[Unit]\nDescription=%n\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n[X-Fleet]\nMachineID=" + h.MachineID + "\n"
+		}
+		r.write(h, units)
+		r.ctl(h, append([]string{"start"}, names...)...)
+		out := strings.Fields(r.ctl(h, "list-units", "--no-legend", "--fields=unit,active"))
+		for _, n := range names {
+			if i := slices.Index(out, n); i < 0 || out[i+1] != "active" {
+				r.t.Errorf("%s is not active in %s", n, out)
+			}
+			if text := r.ctl(h, "cat", n); !strings.Contains(text, "Description=%n") {
+				r.t.Errorf("%s holds %s", n, text)
+			}
+			r.ctl(h, "journal", n)
+			r.ctl(h, "status", n)
+		}
+		for _, bad := range []string{"u-no type", "@.service", "u-é.service", "u-x.service.", "u-@y.mount"} {
+			r.refused(h, 1, nil, "start", bad)
+		}
+		r.ctl(h, append([]string{"destroy"}, names...)...)
+		r.leavesNothing(h)
 	})
 	r.sub("line of 100 KiB", func(r *rig) {
 		long := strings.Repeat("x", 100<<10)
