@@ -20,6 +20,7 @@ type bench struct {
 	cluster *host.Cluster
 	out     io.Writer
 	sizes   []int
+	many    int
 	runs    int
 	window  time.Duration
 	ttl     time.Duration
@@ -37,6 +38,7 @@ func parts() []part {
 		{"one", "one unit, from the command to its end", (*bench).one},
 		{"start", "many units beside bare systemd", (*bench).start},
 		{"list", "list-units", (*bench).list},
+		{"wide", "lists of many units, on a warm fleetd", (*bench).wide},
 		{"rest", "cost at rest", (*bench).rest},
 		{"failover", "a host loses its power", (*bench).failover},
 	}
@@ -48,6 +50,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	only := flags.StringSlice("part", nil, "only these parts")
 	b := &bench{out: out}
 	flags.IntSliceVar(&b.sizes, "units", []int{300, 1000}, "how many units")
+	flags.IntVar(&b.many, "many", 10000, "how many units the part wide has")
 	flags.IntVar(&b.runs, "runs", 3, "times each figure is taken; the median is printed")
 	flags.DurationVar(&b.window, "window", 20*time.Second, "how long the cost at rest is watched")
 	flags.DurationVar(&b.ttl, "agent-ttl", 10*time.Second, "agent_ttl of the hosts")
