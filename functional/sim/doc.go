@@ -22,6 +22,8 @@
 //	1.020 h1.u1 go                              a task goes on to its next call of the store, after doing the one it waits in
 //	1.030 h1.u1 go lost                         ... does it, but the answer is lost (fail: not done; late: done later; held: answer later)
 //	1.500 h2 cut                                h2's fleetd does not reach the store (heal)
+//	1.500 h2 deaf                               it does, and hears no answer (heal)
+//	1.500 store down                            nobody does, and no lease ends (up)
 //	2.000 h3 crash                              SIGKILL to fleetd (start, stop, restart; off and on: the host's power; freeze and thaw)
 //	3.000 all run 5s                            everybody goes on undisturbed
 package sim

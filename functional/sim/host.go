@@ -36,6 +36,7 @@ type host struct {
 	frozen bool      // its fleetd gets no processor
 	cut    bool      // its fleetd does not reach the store
 	cutAt  time.Time // since then
+	deaf   bool      // it reaches the store, but hears no answer
 	busOff bool      // systemd does not answer
 }
 

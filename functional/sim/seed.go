@@ -263,6 +263,21 @@ func evils() []func(*maker, *host) []step {
 		func(m *maker, h *host) []step {
 			return one(h, "exit", pick(m, m.names), pick(m, []string{"well", "badly"}))
 		},
+		func(m *maker, h *host) []step { // one way only
+			m.then(m.about(8*time.Second), h.name, "heal")
+			return one(h, "deaf")
+		},
+		func(m *maker, h *host) []step { // a loose cable
+			for at := time.Duration(0); at < 20*time.Second; at += time.Second + m.about(2*time.Second) {
+				m.then(at, h.name, pick(m, []string{"cut", "deaf", "heal"}))
+			}
+			m.then(25*time.Second, h.name, "heal")
+			return one(h, "cut")
+		},
+		func(m *maker, _ *host) []step { // most of the store's members are lost
+			m.then(m.about(15*time.Second), "store", "up")
+			return []step{{who: "store", verb: "down"}}
+		},
 		func(m *maker, h *host) []step { // a partition that crashes on the way
 			m.then(m.about(3*time.Second), h.name, "off")
 			m.then(5*time.Second+m.about(5*time.Second), h.name, "heal")

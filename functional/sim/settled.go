@@ -25,11 +25,12 @@ const (
 
 // settle heals all faults, and asks whether the cluster comes to rest, as its users want it.
 func (w *world) settle() {
+	w.quorum(true)
 	for len(w.inFlight) > 0 {
 		w.deliver(w.inFlight[0].id)
 	}
 	for _, h := range w.hosts {
-		h.cut, h.busOff, h.frozen = false, false, false
+		h.cut, h.deaf, h.busOff, h.frozen = false, false, false, false
 		h.power(true)
 		h.startFleetd()
 	}

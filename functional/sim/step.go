@@ -80,6 +80,9 @@ func (w *world) doAll(s step) error {
 
 func (w *world) doStore(s step) error {
 	switch {
+	case s.verb == "down", s.verb == "up":
+		w.quorum(s.verb == "up")
+	case s.verb == "compact" && w.storeOff:
 	case s.verb == "compact":
 		w.compacted = w.rev
 		w.mem.Compact(w.rev)
@@ -92,7 +95,7 @@ func (w *world) doStore(s step) error {
 			w.note("nothing of that number is on its way")
 		}
 	default:
-		return fmt.Errorf("step %s: the store can compact or deliver N", s)
+		return fmt.Errorf("step %s: the store can compact, deliver N, go down or up", s)
 	}
 	return nil
 }
@@ -139,8 +142,10 @@ func (h *host) do(s step) error {
 		}
 	case "cut":
 		h.cut, h.cutAt = true, h.w.now
+	case "deaf":
+		h.deaf = true
 	case "heal":
-		h.cut = false
+		h.cut, h.deaf = false, false
 	case "freeze", "thaw":
 		h.frozen = s.verb == "freeze" && h.p != nil
 	case "bus":

@@ -121,13 +121,28 @@ func (w *world) deliver(id int) bool {
 	}
 	f := w.inFlight[i]
 	w.inFlight = slices.Delete(w.inFlight, i, i+1)
+	if w.storeOff {
+		return true // and is lost
+	}
 	w.note("%s arrives", f.what)
 	f.do()
 	return true
 }
 
+// quorum takes the store's majority away, or gives it back.
+func (w *world) quorum(there bool) {
+	if there && w.storeOff {
+		w.storeOff = false
+		w.mem.Extend()
+	}
+	w.storeOff = !there
+}
+
 // tick ends leases whose time is up.
 func (w *world) tick() {
+	if w.storeOff {
+		return
+	}
 	w.mem.Tick()
 	w.sync(origin{who: "lease", kind: "lease"})
 }

@@ -156,6 +156,11 @@ func (t *task) request(ctx context.Context, what string, do func()) error {
 	if h.cut && (out == ok || out == held || issued.After(h.cutAt)) {
 		out = fail // what was on its way when the cut came may have arrived
 	}
+	if t.w.storeOff {
+		out = fail
+	} else if h.deaf && (out == ok || out == held) {
+		out = lost
+	}
 	if err := ctx.Err(); err != nil && (out == ok || out == held) {
 		out = fail
 	}

@@ -51,6 +51,7 @@ type world struct {
 	history      []revision
 	compacted    int64
 
+	storeOff bool // it has no quorum: nothing is answered, and no lease ends
 	inFlight []flight
 	flights  int
 	users    int // user operations so far

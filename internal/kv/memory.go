@@ -233,6 +233,19 @@ func (m *Memory) revoke(id LeaseID) {
 	m.apply(ops)
 }
 
+// Extend gives every lease its whole time again, as a new leader of etcd's does: what passes while there is none counts for no lease.
+func (m *Memory) Extend() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.due = time.Time{}
+	for _, l := range m.leases {
+		l.ends = m.now().Add(l.ttl)
+		if m.due.IsZero() || l.ends.Before(m.due) {
+			m.due = l.ends
+		}
+	}
+}
+
 // Tick ends the leases whose time is up. Every other call does so too; Tick is for when watches should hear of it and nobody calls.
 func (m *Memory) Tick() {
 	m.mu.Lock()
