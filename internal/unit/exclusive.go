@@ -167,8 +167,22 @@ func (f *File) checkExclusive(n Needs, name Name) error {
 	case n.Exclusive && n.OnDisconnect == Freeze:
 		return f.clash("Exclusive", "OnDisconnect", "Exclusive and OnDisconnect=freeze cannot be used together",
 			"an exclusive unit is always stopped, by systemd: delete OnDisconnect")
+	case n.Exclusive && f.leavesProcesses():
+		return f.clash("Exclusive", "Exclusive", "Exclusive=yes in a unit whose stop leaves processes behind", "delete KillMode= and SendSIGKILL= from [Service]: what is left would run twice")
 	case n.OnDisconnect != "" && name.Type() != "service":
 		return f.clash("OnDisconnect", "OnDisconnect", "OnDisconnect="+string(n.OnDisconnect)+" in a "+name.Type()+" unit", "only a service can be stopped or frozen so")
 	}
 	return nil
+}
+
+// leavesProcesses tells whether a stop of the service may leave processes alive.
+func (f *File) leavesProcesses() bool {
+	last := map[string]string{}
+	for _, o := range f.Options {
+		if o.Section == "Service" {
+			last[o.Name] = strings.ToLower(strings.Trim(joined(o.Value), space))
+		}
+	}
+	kill := last["SendSIGKILL"]
+	return last["KillMode"] == "none" || last["KillMode"] == "process" || kill == "no" || kill == "false" || kill == "0" || kill == "off"
 }

@@ -79,6 +79,9 @@ func TestExclusiveUnitsAreChecked(t *testing.T) {
 	for _, tt := range []struct{ name, unit, in, err string }{
 		{"exclusive", "a.service", "Exclusive=yes", ""},
 		{"exclusive, and stopped in words", "a.service", "Exclusive=yes\nOnDisconnect=stop", ""},
+		{"exclusive, and leaves processes", "a.service", "Exclusive=yes\n[Service]\nKillMode=process", "leaves processes behind"},
+		{"exclusive, and kills nothing", "a.service", "Exclusive=yes\n[Service]\nSendSIGKILL=no", "leaves processes behind"},
+		{"exclusive, with another kill mode", "a.service", "Exclusive=yes\n[Service]\nKillMode=mixed", ""},
 		{"frozen", "a.service", "OnDisconnect=freeze", ""},
 		{"exclusive everywhere", "a.service", "Exclusive=yes\nGlobal=yes", "Exclusive and Global cannot be used together"},
 		{"exclusive and frozen", "a.service", "Exclusive=yes\nOnDisconnect=freeze", "always stopped"},
