@@ -217,6 +217,10 @@ func (m *Member) serve(ctx context.Context, e *embed.Etcd, st *state, self netip
 			ready = nil
 		case <-tick.C:
 		}
+		if e.Server.IsIDRemoved(id) {
+			// One that was stopped between its removal and its end would sit there for ever: it speaks to nobody any more.
+			return m.whyStopped(ctx, e, st, self)
+		}
 		if err := v.watchQuorum(ctx); err != nil {
 			return err
 		}
@@ -266,7 +270,7 @@ func (v *voting) turn(ctx context.Context) error {
 // watchQuorum says when there is no leader any more. After a while it looks whether the cluster goes on elsewhere.
 func (v *voting) watchQuorum(ctx context.Context) error {
 	led := v.e.Server.Leader() != 0
-	if v.e.Server.IsLearner() && v.m.Status().Ready {
+	if v.learns(v.list()) && v.m.Status().Ready {
 		// A learner takes part in no election, and knows only who led last.
 		if v.alone++; v.alone%4 != 0 && v.m.Status().Lost == "" {
 			return nil
@@ -289,6 +293,12 @@ func (v *voting) watchQuorum(ctx context.Context) error {
 		return v.m.superseded(ctx, v.st, v.self)
 	}
 	return nil
+}
+
+// learns tells whether this member has no vote. etcd's own answer panics in the moment after this member was removed.
+func (v *voting) learns(list []*pb.Member) bool {
+	id := uint64(v.e.Server.MemberID())
+	return slices.ContainsFunc(list, func(mb *pb.Member) bool { return mb.ID == id && mb.IsLearner })
 }
 
 func (v *voting) list() []*pb.Member {
@@ -324,7 +334,7 @@ func (v *voting) tellAddress(ctx context.Context, list []*pb.Member) error {
 // clients are led to the voters until it is one.
 func (v *voting) takeRole(ctx context.Context, list []*pb.Member) error {
 	role, m := Voter, v.m
-	if v.e.Server.IsLearner() {
+	if v.learns(list) {
 		role = Learner
 	}
 	if m.Status().Role != role {
