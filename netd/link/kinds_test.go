@@ -148,7 +148,7 @@ func TestKernelWireGuardsCode(t *testing.T) {
 	one, two := peers[0].WG[0], peers[1].WG[0]
 	one.Dev, two.Dev = "", ""
 	two.Allowed, two.PSK, two.Keepalive = "10.5.3.0/24,fd05:0:0:3::/64", "", 0
-	change := wgChange{key: network.Secret(key(1)), port: 0, peers: []network.WGPeer{one, two}}
+	change := wgChange{key: network.Secret(key(1)), port: 51899, peers: []network.WGPeer{one, two}}
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		err := w.set(name, change)
 		if err == nil {
@@ -162,7 +162,7 @@ func TestKernelWireGuardsCode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.key != network.Secret(key(1)) || got.port == 0 || len(got.last) != 2 || got.last[key(2)] != 0 {
+	if got.key != network.Secret(key(1)) || got.port != 51899 || len(got.last) != 2 || got.last[key(2)] != 0 {
 		t.Errorf("%+v", got)
 	}
 	byKey := map[string]network.WGPeer{}
