@@ -186,7 +186,8 @@ func (a *Agent) Leaving() []fleet.Placement {
 	for n, p := range a.orders.Placements {
 		_, onDisk := a.disk[n]
 		_, job := a.jobs[n]
-		if p.Target == fleet.Inactive && !onDisk && !job && a.letGone[n] != p.Rev {
+		rev, done := a.letGone[n]
+		if p.Target == fleet.Inactive && !onDisk && !job && !(done && rev == p.Rev) {
 			gone = append(gone, p)
 		}
 	}

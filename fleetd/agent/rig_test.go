@@ -84,7 +84,6 @@ func (s *store) Observed(context.Context) (map[unit.Name]fleet.Observation, erro
 	return maps.Clone(s.observed), nil
 }
 
-// Report takes five milliseconds, as a transaction may.
 func (s *store) LetGo(_ context.Context, of []fleet.Placement) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,6 +96,7 @@ func (s *store) LetGo(_ context.Context, of []fleet.Placement) error {
 	return nil
 }
 
+// Report takes five milliseconds, as a transaction may.
 func (s *store) Report(ctx context.Context, changed []fleet.Observation, gone []unit.Name) error {
 	s.mu.Lock()
 	s.running++
