@@ -129,7 +129,9 @@ func (r *rig) bad(version, words, says string) {
 	r.settled()
 	r.must(`update-engine status | grep '^not again *` + version + `'`)
 	// It is not taken once more.
-	r.must(`update-engine check; update-engine status | grep '^phase *idle'`)
+	r.must("update-engine check")
+	r.until("a host that has looked and found nothing", `update-engine status | grep '^phase *idle'`)
+	r.must(`update-engine status | grep '^not again *` + version + `'`)
 }
 
 // corrupt has the next release damaged on the disk after it was verified, behind the first blocks that every mount reads.

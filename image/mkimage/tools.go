@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // tools says at once which programs are missing, and the packages that have them.
@@ -147,7 +148,13 @@ func once(p string, do func(fresh string) error) error {
 	return os.Rename(fresh, p)
 }
 
-// keep removes all but the newest few of what a pattern matches: the cache does not grow with every commit.
+// used marks a part of the cache as used now; what was copied into it carries the times of where it came from.
+func used(p string) error {
+	now := time.Now()
+	return os.Chtimes(p, now, now)
+}
+
+// keep removes all but those few that were used last of what a pattern matches: the cache does not grow with every commit.
 func keep(pattern string, newest int, not ...string) error {
 	list, err := filepath.Glob(pattern)
 	if err != nil {

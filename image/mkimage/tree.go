@@ -125,7 +125,7 @@ func (b *builder) debian() error {
 	}); err != nil {
 		return err
 	}
-	if err := keep(filepath.Join(b.cache, "debian-*"), 1, b.base); err != nil {
+	if err := errors.Join(used(b.base), keep(filepath.Join(b.cache, "debian-*"), 1, b.base)); err != nil {
 		return err
 	}
 	text, err := os.ReadFile(filepath.Join(b.base, "packages"))
@@ -182,5 +182,5 @@ func (b *builder) root() error {
 	}); err != nil {
 		return err
 	}
-	return keep(filepath.Join(b.cache, "root-*"), 2, b.rootDir)
+	return errors.Join(used(b.rootDir), keep(filepath.Join(b.cache, "root-*"), 2, b.rootDir))
 }
