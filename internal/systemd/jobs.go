@@ -97,6 +97,10 @@ func (s *Systemd) asked(j fleet.JobEnd, call *dbus.Call) error {
 // end notes a job's end. It needs s.mu.
 func (s *Systemd) end(j fleet.JobEnd, result string) {
 	j.Result = result
+	if k, ok := s.known[j.Unit]; ok && j.Kind == "restart" {
+		k.again = true
+		s.known[j.Unit] = k
+	}
 	s.ends = append(s.ends, j)
 	s.signalWake()
 }

@@ -73,6 +73,9 @@ func (s *Systemd) status(name unit.Name, r listed) (fleet.UnitStatus, []ask) {
 			ask{unit: name, path: r.Path, iface: unitIface, property: "NeedDaemonReload"})
 	case seen && k.active == r.Active:
 		st.Since, st.Result = k.since, k.result
+		if k.again {
+			asks = append(asks, ask{unit: name, path: r.Path, iface: unitIface, property: "StateChangeTimestamp"})
+		}
 	case seen && !k.moved.IsZero():
 		st.Since = k.moved
 	case seen:

@@ -52,6 +52,7 @@ type known struct {
 	result string
 	since  time.Time
 	moved  time.Time // first change signalled after that; zero if none
+	again  bool      // restarted after that: active as before, since another time
 }
 
 // New returns the adapter without connecting yet.

@@ -179,7 +179,7 @@ func TestInstallSectionIsSystemds(t *testing.T) {
 			r.t.Errorf("there is %s", out)
 		}
 	})
-	r.sub("the host's next boot pulls up what its target wants, after fleet has brought it", func(r *rig) {
+	r.sub("after the host's next boot it is as it was, loaded", func(r *rig) {
 		r.write(from, map[string]string{"k-up.service": service("[Install]\nWantedBy=multi-user.target\n" + here)})
 		r.ctl(from, "load", "k-up.service")
 		r.must(h.Reboot(r.ctx))
