@@ -18,6 +18,7 @@ import (
 // Config is everything that can be set for netd: flannel's flags by their names, and a few of its own.
 type Config struct {
 	// The store. Without endpoints: fleet's socket where fleet is, else flannel's two.
+	// Endpoints are URLs, unix://PATH for a socket. Key, certificate and CA are names of PEM files.
 	EtcdEndpoints                         []string
 	EtcdPrefix                            string
 	EtcdKeyFile, EtcdCertFile, EtcdCAFile string
@@ -25,17 +26,21 @@ type Config struct {
 
 	Want overlay.Want // --iface, --iface-regex, --iface-can-reach, --public-ip, --public-ipv6
 
+	// SubnetFile is for others to read, in flannel's form. The lease is renewed RenewMargin before its end at the latest.
 	SubnetFile  string
 	RenewMargin time.Duration
 	LeaseTTL    time.Duration
 	Grace       time.Duration // peers that vanished with the store are reached this long
 
+	// What leaves the overlay has this host's address (Masquerade); rules, routes and devices are looked through every Resync; Blackhole drops what
+	// is for addresses of the own subnet that nobody has.
 	Masquerade   bool
 	NotRandom    bool // --ip-masq-fully-random-disable
 	Resync       time.Duration
 	ForwardRules bool
 	Blackhole    bool
 
+	// A port for probes from elsewhere; 0 for none. The socket always answers.
 	HealthIP   netip.Addr
 	HealthPort int
 
@@ -56,12 +61,14 @@ type Config struct {
 // parseConfig reads flags and environment. A variable FLANNELD_<FLAG> counts where the flag is not given, as with flanneld.
 // The rest of the arguments, if any, is a command.
 func parseConfig(args, env []string) (c Config, rest []string, err error) {
+	// The package prints nothing by itself: main prints the error, once.
 	f := flag.NewFlagSet("netd", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	reach, public, public6, health := "", "", "", ""
 	margin := 0
 	resync := 0
 	bind(f, &c, &reach, &public, &public6, &health, &margin, &resync)
+	// Flags of flannel's other way to get a lease: units that carry them must hear that it is not there, not run without.
 	for _, name := range []string{"kube-subnet-mgr", "kubeconfig-file", "kube-api-url", "kube-annotation-prefix", "net-config-path", "set-node-network-unavailable"} {
 		f.Func(name, "not supported", func(s string) error {
 			return errors.New("netd takes leases from etcd only: leave it out")
@@ -82,6 +89,7 @@ func parseConfig(args, env []string) (c Config, rest []string, err error) {
 		}
 		name, ours := strings.CutPrefix(k, "FLANNELD_")
 		name = strings.ReplaceAll(strings.ToLower(name), "_", "-")
+		// A variable that is no flag of ours is somebody else's: flanneld's units set more than netd has.
 		if !ours || given[name] || f.Lookup(name) == nil {
 			continue
 		}
@@ -118,6 +126,7 @@ func (c Config) check(margin int) error {
 	if margin < 1 || margin > 1439 {
 		return bad("subnet-lease-renew-margin", fmt.Sprint(margin), "minutes, 1 to 1439")
 	}
+	// A short lease is for tests and for clusters whose hosts come and go by the minute; the usual margin means nothing to it.
 	if c.LeaseTTL < time.Second || c.RenewMargin >= c.LeaseTTL && c.LeaseTTL >= 24*time.Hour {
 		return bad("subnet-lease-ttl", c.LeaseTTL.String(), "more than a second and more than the renew margin")
 	}

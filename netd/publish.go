@@ -50,6 +50,7 @@ func (u units) ports(name string, words []string) ([]portMapping, error) {
 // text is the unit's file as systemd finds it; nil if there is none, as for namespaces made by hand. It is read when the unit starts: a
 // drop-in with the ports would be in force only after systemd was reloaded.
 func (u units) text(name string) (*unit.File, error) {
+	// An instance's text is its own if it has one, else its template's, as for systemd.
 	names := []string{name}
 	if t, ok := unit.Name(name).Template(); ok {
 		names = append(names, string(t))
@@ -80,6 +81,7 @@ func (u units) free(ctx context.Context, ports []portMapping) error {
 	if err != nil {
 		return fmt.Errorf("list published ports: %w", err)
 	}
+	// The plugin's own memory says who publishes what: it outlives netd, and what a crash left in it is sorted out below.
 	owner := map[string]string{} // published port → unit
 	for _, a := range all {
 		by, ours := unitOf(a.NetNS)

@@ -69,6 +69,7 @@ func dispatch(ctx context.Context, args, env []string, out io.Writer) error {
 		_, err := fmt.Fprintln(out, run.Version())
 		return err
 	}
+	// No word is the daemon, as with flanneld.
 	name := ""
 	if len(rest) > 0 {
 		name, rest = rest[0], rest[1:]
@@ -139,6 +140,7 @@ func tableName(prefix string) string {
 // daemon joins this host into the network and stays until a signal. It ends by itself only when it never came so far that something would be lost: with a
 // wrong configuration, no free subnet, an address that another machine has. Whatever it made stays behind on purpose: packets flow while nobody is here.
 func daemon(parent context.Context, c Config, _ []string, _ io.Writer) error {
+	// From here on a signal ends us in good order.
 	ctx, _, stop := run.Listen(parent)
 	defer stop()
 	log := logger(c)
@@ -168,6 +170,7 @@ func daemon(parent context.Context, c Config, _ []string, _ io.Writer) error {
 	n := &node{c: c, log: log, kernel: kernel, linker: link.New(kernel), files: files, notify: run.NewNotifier(os.Getenv, os.Getpid()),
 		self: overlay.Self{Machine: machine, Version: run.Version(), KernelWireGuard: kernel.HasWireGuard(), PrivateKey: private, PublicKey: public,
 			Masquerade: c.Masquerade, FullyRandom: !c.NotRandom, Blackhole: c.Blackhole}}
+	// A state that cannot be read is no reason to leave the host without a network: the store has it all.
 	previous, err := files.lastKnown()
 	if err != nil {
 		log.Warn("last known state is not usable, starting without", "err", err)
@@ -179,6 +182,7 @@ func daemon(parent context.Context, c Config, _ []string, _ io.Writer) error {
 	if err != nil {
 		return err
 	}
+	// One that fails ends the others, and systemd starts us anew.
 	g := run.NewGroup(ctx)
 	wake, poke := run.Wake()
 	g.Go("watch the kernel", func(ctx context.Context) error { return kernel.Watch(ctx, poke) })
@@ -203,6 +207,7 @@ func machineID(path string) (string, error) {
 
 // dialEtcd makes a client; it does not wait for etcd to be there.
 func dialEtcd(c Config) (*clientv3.Client, error) {
+	// Keep-alives find a store that is gone without a word, such as one behind a firewall that forgot us.
 	cfg := clientv3.Config{Endpoints: c.EtcdEndpoints, Username: c.EtcdUsername, Password: c.EtcdPassword, DialTimeout: 5 * time.Second,
 		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second, Logger: zap.NewNop()}
 	if len(cfg.Endpoints) == 0 {

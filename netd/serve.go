@@ -57,6 +57,7 @@ func listen(c Config, n *node) (*server, error) {
 
 // run serves until ctx ends. A listener that fails takes the others along: a health check that nobody answers must not look healthy.
 func (s *server) run(ctx context.Context) error {
+	// Requests end with ctx: a probe of thousands of peers must not hold up a restart.
 	srv := &http.Server{Handler: s.handler, ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
 	errs := make(chan error, len(s.listeners))
 	for _, l := range s.listeners {
@@ -126,6 +127,7 @@ func (n *node) isReady() error {
 		return errors.New(k.Err)
 	case !n.ready:
 		return errors.New("no subnet yet")
+	// Packets still flow then, but another host may be given the subnet any moment.
 	case k.Held && !k.Until.IsZero() && time.Now().After(k.Until):
 		return fmt.Errorf("the lease of %s has ended: the store was away too long", n.view.Own.Name())
 	}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -21,18 +22,25 @@ import (
 
 // Status is this host's part of the network, for people, scripts and metrics.
 type Status struct {
-	Ready   bool          `json:"ready"`
-	Problem string        `json:"problem,omitempty"`
-	Machine string        `json:"machine"`
-	Version string        `json:"version"`
-	Backend string        `json:"backend"`
-	Why     string        `json:"why"`
-	MTU     int           `json:"mtu"`
-	Iface   string        `json:"iface"`
-	Drops   string        `json:"drops,omitempty"` // chains of other firewalls that drop forwarded packets
+	// Ready: workloads may count on the network. Problem is what keeps the host from being in order, ready or not.
+	Ready   bool   `json:"ready"`
+	Problem string `json:"problem,omitempty"`
+	// Machine is the machine-id, Version netd's.
+	Machine string `json:"machine"`
+	Version string `json:"version"`
+	// Backend is the one in use, by name, and Why it is.
+	Backend string `json:"backend"`
+	Why     string `json:"why"`
+	// MTU is what workloads may send, in bytes; Iface the interface that carries it.
+	MTU   int    `json:"mtu"`
+	Iface string `json:"iface"`
+	// Drops names chains of other firewalls that drop forwarded packets.
+	Drops string `json:"drops,omitempty"`
+	// Turn is how long the last look through everything took, Repairs how many things another hand had changed since the start.
 	Turn    time.Duration `json:"turn"`
 	Repairs int           `json:"repairs"`
-	Lease   struct {
+	// Lease is this host's subnet. Held: it is in the store under this machine's name as far as we heard.
+	Lease struct {
 		Subnet   string       `json:"subnet"`
 		V4       netip.Prefix `json:"v4"`
 		V6       netip.Prefix `json:"v6"`
@@ -41,6 +49,8 @@ type Status struct {
 		Renewed  time.Time    `json:"renewed"`
 		Until    time.Time    `json:"until"` // zero for a reservation
 	} `json:"lease"`
+	// Store is how netd stands with the cluster's etcd. Junk are keys that are no leases, Stale peers still reached although theirs vanished,
+	// Resyncs whole reads of the tree.
 	Store struct {
 		Contact  bool   `json:"contact"`
 		Err      string `json:"err,omitempty"`
@@ -49,6 +59,7 @@ type Status struct {
 		Stale    int    `json:"stale"`
 		Resyncs  int    `json:"resyncs"`
 	} `json:"store"`
+	// Peers are all other leases; Devices the counters of the overlay's own devices, by name.
 	Peers   []PeerStatus             `json:"peers"`
 	Devices map[string]link.Counters `json:"devices"`
 }
@@ -96,6 +107,7 @@ func (n *node) status() Status {
 		}
 	}
 	n.mu.Unlock()
+	// From here on without the lock: the kernel and WireGuard's process may take their time.
 	slices.SortFunc(s.Peers, func(a, b PeerStatus) int { return cmp.Compare(a.Subnet, b.Subnet) })
 	s.Devices, _ = n.kernel.Counters() // without them the rest is still worth showing
 	for dev := range s.Devices {
@@ -157,6 +169,9 @@ func status(ctx context.Context, c Config, args []string, out io.Writer) error {
 		return err
 	}
 	resp, err := client.Do(req)
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("ask netd on %s: %w: run this as root", c.socket(), errors.Unwrap(err))
+	}
 	if err != nil {
 		return fmt.Errorf("ask netd on %s: %w: is it running? (systemctl status netd)", c.socket(), errors.Unwrap(err))
 	}

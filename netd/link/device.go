@@ -22,6 +22,7 @@ func (k *Real) setDevice(ctx context.Context, d network.Device, add bool) error 
 			return err
 		}
 	}
+	// Looked at again, whoever made it: its number, and what it is already.
 	l, err := k.h.LinkByName(d.Name)
 	if err != nil {
 		return err
@@ -100,6 +101,7 @@ func (k *Real) setAddrs(l netlink.Link, want []netip.Prefix) error {
 			return fmt.Errorf("add address %s: %w", p, err)
 		}
 	}
+	// Link-local ones are the kernel's: without them IPv6 does not work on the device.
 	for i, p := range there {
 		if !slices.Contains(want, p) && !p.Addr().IsLinkLocalUnicast() {
 			if err := k.h.AddrDel(l, &have[i]); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
@@ -136,6 +138,7 @@ func (k *Real) addDevice(ctx context.Context, d network.Device) error {
 	default:
 		return fmt.Errorf("unknown kind of device %q", d.Kind)
 	}
+	// The kernel loads a module for a kind it does not know yet; what it then still does not support, it does not have.
 	err := k.h.LinkAdd(l)
 	if !errors.Is(err, unix.EOPNOTSUPP) {
 		if _, taken := k.idx[d.Name]; errors.Is(err, unix.EEXIST) && taken {

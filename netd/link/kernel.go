@@ -73,6 +73,7 @@ func (k *Real) Observe(_ context.Context, ask Ask) (State, error) {
 	if err != nil {
 		return s, fmt.Errorf("list devices: %w", err)
 	}
+	// A device that was made anew has another number.
 	clear(k.idx)
 	names := map[int]string{}
 	for _, l := range links {
@@ -83,6 +84,7 @@ func (k *Real) Observe(_ context.Context, ask Ask) (State, error) {
 		isWanted[n] = true
 	}
 	add := func(r network.Route) { s.Routes = append(s.Routes, r) }
+	// Routes by their protocol number, on whatever device: with direct routing they are on the underlay, which is not ours.
 	for _, fam := range []byte{unix.AF_INET, unix.AF_INET6} {
 		if err := k.rt.routes(fam, 0, names, add); err != nil {
 			return s, err
@@ -91,7 +93,7 @@ func (k *Real) Observe(_ context.Context, ask Ask) (State, error) {
 	for _, l := range links {
 		a := l.Attrs()
 		if a.Alias != k.mark && !isWanted[a.Name] {
-			continue
+			continue // somebody else's
 		}
 		if err := k.observeDevice(&s, l, names, ask.Adopt && isWanted[a.Name]); err != nil {
 			return s, fmt.Errorf("device %s: %w", a.Name, err)
@@ -125,6 +127,7 @@ func (k *Real) observeDevice(s *State, l netlink.Link, names map[int]string, ado
 		d.Local = addrOf(l.SrcAddr)
 	case *netlink.Iptun:
 		d.Local, d.Underlay = addrOf(l.Local), names[int(l.Link)]
+	// The kernel shows the device of a process as a TUN device; that it is WireGuard's tells its socket.
 	case *netlink.Wireguard, *netlink.Tuntap:
 		if d.Kind != network.WireGuard && !k.wg.userspace(a.Name) {
 			break
@@ -141,6 +144,7 @@ func (k *Real) observeDevice(s *State, l netlink.Link, names map[int]string, ado
 		}
 	}
 	s.Devices = append(s.Devices, d)
+	// Ours on this device are in the list already.
 	known := map[network.Route]bool{}
 	if adopt {
 		for _, r := range s.Routes {
@@ -205,6 +209,7 @@ func observeSysctls(s *State, names []string) error {
 // Do carries the steps out; see Kernel. Runs of routes and neighbours go to the kernel hundreds at a time.
 func (k *Real) Do(ctx context.Context, steps []Step) []error {
 	errs := make([]error, len(steps))
+	// The order of the steps is kept: a run ends where a step of another kind stands.
 	for i := 0; i < len(steps); {
 		switch s := steps[i]; {
 		case s.Route != nil || s.Neigh != nil || s.FDB != nil:

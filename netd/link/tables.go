@@ -13,8 +13,10 @@ import (
 // routes reads the main table's routes: those with our protocol number, or, with dev set, all on that device but those the
 // kernel made itself.
 func (r *rtnl) routes(fam byte, dev int, names map[int]string, add func(network.Route)) error {
+	// A new request for each try: dump writes its length and number into it.
 	req := func() msg {
 		m := newMsg(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
+		// The kernel filters by protocol number and device if asked strictly. 0 is any.
 		proto := byte(protocol)
 		if dev != 0 {
 			proto = 0
@@ -30,6 +32,7 @@ func (r *rtnl) routes(fam byte, dev int, names map[int]string, add func(network.
 		if len(b) < unix.SizeofRtMsg {
 			return
 		}
+		// Offsets in struct rtmsg: 0 family, 1 length of the prefix, 4 table, 5 protocol, 7 type, 8 flags.
 		proto, typ := b[5], b[7]
 		if proto == unix.RTPROT_KERNEL || dev == 0 && proto != protocol || b[0] != fam || typ != unix.RTN_UNICAST && typ != unix.RTN_BLACKHOLE {
 			return
@@ -80,6 +83,7 @@ func zero(fam byte) netip.Addr {
 func (r *rtnl) neighs(fam byte, dev int, add func(ip netip.Addr, mac network.MAC)) error {
 	req := func() msg {
 		m := newMsg(unix.RTM_GETNEIGH, unix.NLM_F_DUMP)
+		// For forwarding entries the kernel takes the device from a header of interface requests, and no other form of the question.
 		if fam == unix.AF_BRIDGE {
 			m = append(m, fam, 0, 0, 0)
 			m = binary.NativeEndian.AppendUint32(m, uint32(dev))
@@ -90,6 +94,7 @@ func (r *rtnl) neighs(fam byte, dev int, add func(ip netip.Addr, mac network.MAC
 		return m
 	}
 	err := r.dump(req, func(b []byte) {
+		// Offsets in struct ndmsg: 0 family, 4 device, 8 state.
 		if len(b) < unix.SizeofNdMsg || b[0] != fam || int(binary.NativeEndian.Uint32(b[4:])) != dev ||
 			binary.NativeEndian.Uint16(b[8:])&unix.NUD_PERMANENT == 0 {
 			return
@@ -104,6 +109,7 @@ func (r *rtnl) neighs(fam byte, dev int, add func(ip netip.Addr, mac network.MAC
 				copy(mac[:], v)
 			}
 		}
+		// Entries for all (the zero MAC) and for groups are the kernel's own or of somebody who wants flooding.
 		if ip.IsValid() && !ip.IsMulticast() && mac != (network.MAC{}) && mac[0]&1 == 0 {
 			add(ip, mac)
 		}

@@ -26,6 +26,7 @@ func ServeWireGuard(ctx context.Context, dir, name string, mtu int, log *slog.Lo
 	if err != nil {
 		return fmt.Errorf("make TUN device %s: %w", name, err)
 	}
+	// The library takes packets in batches and uses all processors; what it logs beside errors is for its developers.
 	dev := device.NewDevice(t, conn.NewDefaultBind(), &device.Logger{
 		Verbosef: device.DiscardLogf,
 		Errorf:   func(format string, a ...any) { log.Warn("wireguard", "err", fmt.Sprintf(format, a...)) },
@@ -44,6 +45,7 @@ func ServeWireGuard(ctx context.Context, dir, name string, mtu int, log *slog.Lo
 	if err := os.Chmod(path, 0o600); err != nil {
 		return fmt.Errorf("guard socket: %w", err)
 	}
+	// The listener's end is the process's: by a signal, or because the device was removed.
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	done := make(chan struct{})
@@ -79,6 +81,7 @@ func StartWireGuard(program, dir string, args, env []string, wait func(*exec.Cmd
 			return fmt.Errorf("start user-space WireGuard: %w", err)
 		}
 		go wait(cmd)
+		// It is ready when it answers: until then there is no device to give an address to.
 		socket := filepath.Join(dir, name+".sock")
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()

@@ -104,6 +104,7 @@ func (w *wgCtl) set(dev string, c wgChange) error {
 	if err := w.open(); err != nil {
 		return err
 	}
+	// Peers that are not named stay as they are (ReplacePeers is off): one change among thousands is one change.
 	cfg := wgtypes.Config{}
 	if c.key != "" {
 		key, err := wgtypes.ParseKey(string(c.key))
@@ -120,6 +121,7 @@ func (w *wgCtl) set(dev string, c wgChange) error {
 		cfg.Peers = append(cfg.Peers, pc)
 	}
 	for _, g := range c.gone {
+		// One that is no key was never there.
 		if key, err := wgtypes.ParseKey(g); err == nil {
 			cfg.Peers = append(cfg.Peers, wgtypes.PeerConfig{PublicKey: key, Remove: true})
 		}
@@ -143,9 +145,11 @@ func peerConfig(p network.WGPeer) (wgtypes.PeerConfig, error) {
 			return pc, fmt.Errorf("PSK: %w", err)
 		}
 	}
+	// Always set, as is the preshared key: what the configuration does not name any more must go.
 	keep := time.Duration(p.Keepalive) * time.Second
 	pc.PresharedKey, pc.PersistentKeepaliveInterval = &psk, &keep
 	if p.Endpoint.IsValid() {
+		// Without one the peer is where it was heard from last.
 		pc.Endpoint = net.UDPAddrFromAddrPort(p.Endpoint)
 	}
 	for _, a := range strings.Split(p.Allowed, ",") {
@@ -179,6 +183,7 @@ func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Add
 
 // uapiCall sends one request and gives the lines of its answer. A process that does not answer within ten seconds is an error like one that refuses.
 func uapiCall(socket, request string) ([]string, error) {
+	// One connection a request: the process answers many on one, but then a broken answer would be read as the next one's.
 	c, err := net.DialTimeout("unix", socket, 5*time.Second)
 	if err != nil {
 		return nil, fmt.Errorf("reach the WireGuard process: %w", err)
@@ -192,6 +197,7 @@ func uapiCall(socket, request string) ([]string, error) {
 	}
 	var lines []string
 	s := bufio.NewScanner(c)
+	// errno= is the last line of every answer, 0 when all is well; an empty line ends it too.
 	for s.Scan() && s.Text() != "" {
 		lines = append(lines, s.Text())
 		if no, ok := strings.CutPrefix(s.Text(), "errno="); ok {
@@ -209,6 +215,7 @@ func uapiCall(socket, request string) ([]string, error) {
 func uapiSet(socket string, c wgChange) error {
 	var b strings.Builder
 	b.WriteString("set=1\n")
+	// What is wrong with one key is found before anything is sent: the process would have done half of the request.
 	var bad error
 	key := func(name, base string) {
 		raw, err := base64.StdEncoding.DecodeString(base)
@@ -227,7 +234,7 @@ func uapiSet(socket string, c wgChange) error {
 		if p.PSK != "" {
 			psk = string(p.PSK)
 		}
-		key("preshared_key", psk)
+		key("preshared_key", psk) // also without one, as above
 		if p.Endpoint.IsValid() {
 			fmt.Fprintf(&b, "endpoint=%s\n", p.Endpoint)
 		}
@@ -255,6 +262,7 @@ func uapiGet(socket string) (wgState, error) {
 	if err != nil {
 		return s, err
 	}
+	// A peer's allowed subnets come as lines of their own, and its end is the next one's key.
 	var allowed []string
 	finish := func() {
 		if n := len(s.peers); n > 0 {
@@ -274,6 +282,7 @@ func uapiGet(socket string) (wgState, error) {
 			s.peers = append(s.peers, network.WGPeer{PublicKey: toBase(v)})
 			continue
 		}
+		// Before the first peer stands what is the device's own.
 		if len(s.peers) == 0 {
 			switch k {
 			case "private_key":

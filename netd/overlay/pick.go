@@ -41,6 +41,7 @@ func pick(w Want, links network.Links) (network.Underlay, error) {
 	bad := func(what, hint string) (network.Underlay, error) {
 		return network.Underlay{}, &fleet.InvalidError{What: what, Hint: hint}
 	}
+	// Who names something gets that or an error, never something else.
 	named := len(w.Ifaces)+len(w.Regexps) > 0 || w.CanReach != ""
 	for _, word := range w.Ifaces {
 		if i, a, ok := find(links, word); ok {
@@ -62,11 +63,13 @@ func pick(w Want, links network.Links) (network.Underlay, error) {
 	if named {
 		return bad("interface: none is what --iface, --iface-regex or --iface-can-reach ask for", "this host has "+names(links))
 	}
+	// A public address that is one of this host's says which interface it is on; behind a NAT it is none of them.
 	for _, a := range []netip.Addr{w.PublicIP, w.PublicIPv6} {
 		if i, at, ok := find(links, a.String()); ok && a.IsValid() {
 			return underlay(i, at, w), nil
 		}
 	}
+	// The way to everywhere leads to the other hosts too, mostly.
 	for _, name := range []string{links.Default4, links.Default6} {
 		if i, _, ok := find(links, name); ok {
 			return underlay(i, netip.Addr{}, w), nil
@@ -131,6 +134,7 @@ func underlay(i network.Iface, at netip.Addr, w Want) network.Underlay {
 	} else if at.Is6() {
 		u.V6 = at
 	}
+	// What peers send to: the same, unless the user says that a NAT stands before it.
 	u.PublicV4, u.PublicV6 = u.V4, u.V6
 	if w.PublicIP.IsValid() {
 		u.PublicV4 = w.PublicIP
@@ -149,6 +153,7 @@ func underlay(i network.Iface, at netip.Addr, w Want) network.Underlay {
 // best prefers global over link-local, lasting over temporary, fixed over dynamic; deprecated and tentative ones are left out.
 // Of equals the first, which is the interface's primary one.
 func best(i network.Iface, v6 bool) netip.Addr {
+	// Each reason against an address outweighs all that come before it in the list.
 	rank := func(a network.Addr) int {
 		r := 0
 		for n, worse := range []bool{a.Dynamic, a.Temporary, a.Prefix.Addr().IsLinkLocalUnicast()} {

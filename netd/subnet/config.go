@@ -40,6 +40,7 @@ type rawBackend struct {
 // ParseConfig reads and checks the network configuration. Errors name key and remedy and are fleet.ErrInvalid. The second
 // result lists keys that nothing reads, most likely typing errors: flannel accepts them, so they are no error here.
 func ParseConfig(text []byte) (network.Config, []string, error) {
+	// What is wrong with a value is told before what is not read at all: the first is what keeps the network from working.
 	var c network.Config
 	var raw rawConfig
 	if err := json.Unmarshal(text, &raw); err != nil {
@@ -47,6 +48,7 @@ func ParseConfig(text []byte) (network.Config, []string, error) {
 	}
 	unknown := unknownKeys("", text, reflect.TypeFor[rawConfig]())
 	var err error
+	// On unless it is switched off, as with flannel; IPv6 the other way round.
 	if raw.EnableIPv4 == nil || *raw.EnableIPv4 {
 		c.V4, err = parsePool(poolText{"Network", "SubnetLen", "SubnetMin", "SubnetMax",
 			raw.Network, raw.SubnetLen, raw.SubnetMin, raw.SubnetMax, 32, 24, 30})
@@ -93,6 +95,7 @@ func parsePool(t poolText) (network.Pool, error) {
 		return p, invalid(fmt.Sprintf("%s %q", t.network, t.networkVal), fmt.Sprintf("want an IPv%d prefix like %s", 4+t.bits/128*2,
 			map[int]string{32: "10.5.0.0/16", 128: "fd00:5::/48"}[t.bits]))
 	}
+	// Host bits go, as with flannel: 10.5.7.9/16 is 10.5.0.0/16.
 	p.Network = pre.Masked()
 	n := p.Network.Bits()
 	p.SubnetLen = t.lenVal
@@ -156,6 +159,7 @@ func parseBackend(text json.RawMessage) (network.Backend, []string, error) {
 	b = network.Backend{Type: strings.ToLower(raw.Type), VNI: raw.VNI, Port: raw.Port, GBP: raw.GBP, Learning: raw.Learning,
 		DirectRouting: raw.DirectRouting, MTU: raw.MTU, ListenPort: raw.ListenPort, ListenPortV6: raw.ListenPortV6,
 		PSK: network.Secret(raw.PSK), Keepalive: raw.PersistentKeepaliveInterval, Mode: raw.Mode}
+	// No type is one too: the machines agree on it.
 	switch b.Type {
 	case network.VXLAN, network.HostGW, network.WireGuard, network.IPIP, network.Alloc, "":
 	case "udp":
@@ -221,6 +225,7 @@ func unknownKeys(prefix string, text []byte, t reflect.Type) []string {
 	}
 	var out []string
 	for k := range m {
+		// As encoding/json matches them: whatever their case.
 		if _, ok := t.FieldByNameFunc(func(f string) bool { return strings.EqualFold(f, k) }); !ok {
 			out = append(out, prefix+k)
 		}

@@ -158,7 +158,8 @@ func (k *Keeper) renewed() {
 // the margin before its end.
 func (k *Keeper) due() time.Time {
 	third := k.until.Add(-k.o.TTL * 2 / 3)
-	if m := k.until.Add(-k.o.Margin); m.Before(third) {
+	// A margin that is longer than the lease itself would have it renewed without end.
+	if m := k.until.Add(-k.o.Margin); m.Before(third) && k.o.Margin < k.o.TTL {
 		return m
 	}
 	return third

@@ -32,7 +32,8 @@ type world struct {
 // gate is a store that can be cut off.
 type gate struct {
 	*kv.Memory
-	down atomic.Bool
+	down   atomic.Bool
+	renews atomic.Int32
 }
 
 func (g *gate) Range(ctx context.Context, p ...string) ([][]kv.KV, int64, error) {
@@ -43,6 +44,7 @@ func (g *gate) Range(ctx context.Context, p ...string) ([][]kv.KV, int64, error)
 }
 
 func (g *gate) Renew(ctx context.Context, id kv.LeaseID) error {
+	g.renews.Add(1)
 	if g.down.Load() {
 		return kv.ErrUnavailable
 	}
@@ -190,6 +192,27 @@ func TestARestartWritesNothing(t *testing.T) {
 			t.Errorf("%d full changes, want 1: renewing is no change", a.fulls)
 		}
 	})
+}
+
+// A lease is renewed a few times in its life, whatever the margin.
+func TestRenewals(t *testing.T) {
+	for _, row := range []struct {
+		ttl, margin time.Duration
+		want        int32 // in three lives of the lease
+	}{{24 * time.Hour, time.Hour, 9}, {24 * time.Hour, 20 * time.Hour, 18}, {30 * time.Minute, time.Hour, 9}} {
+		run(t, func(w *world) {
+			g := &gate{Memory: w.mem}
+			k := NewKeeper(Options{Store: g, Prefix: "/net", Machine: "a", TTL: row.ttl, Margin: row.margin, Log: slog.New(slog.DiscardHandler),
+				Describe: func(network.Config, []network.Lease) (network.Lease, error) {
+					return network.Lease{PublicIP: netip.MustParseAddr("1.0.0.1"), Extra: &network.Extra{Machine: "a"}}, nil
+				}})
+			go k.Run(w.ctx)
+			w.advance(3*row.ttl + time.Minute)
+			if got := g.renews.Load(); got < row.want-1 || got > row.want+1 {
+				t.Errorf("%s, margin %s: %d renewals, want %d", row.ttl, row.margin, got, row.want)
+			}
+		})
+	}
 }
 
 func TestFlannelsLeaseOfThisAddressIsTakenOver(t *testing.T) {
