@@ -137,6 +137,9 @@ func describeRollout(channel string, r waves.Rollout) string {
 	if r.Canary != "" {
 		fmt.Fprintf(&b, "  canaries %s: %d of %d have proven it\n", r.Canary, r.CanaryDone, r.CanaryGood)
 	}
+	if r.Refused != "" {
+		fmt.Fprintf(&b, "  not taken by anybody, for their rollouts were stopped: %s\n", r.Refused)
+	}
 	if r.AtLeast > 0 {
 		fmt.Fprintf(&b, "  %g %% may begin whatever the waves say\n", r.AtLeast)
 	}

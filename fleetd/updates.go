@@ -148,7 +148,7 @@ func (ask rolloutAsk) apply(r rollout.Rollout, at time.Time) (rollout.Rollout, e
 		if n.Canary != "" && n.CanaryGood == 0 {
 			n.CanaryGood = 1
 		}
-		return n, nil
+		return r.Replace(n), nil
 	case "pause":
 		r.Paused = ask.Why
 		if r.Paused == "" {
@@ -164,7 +164,7 @@ func (ask rolloutAsk) apply(r rollout.Rollout, at time.Time) (rollout.Rollout, e
 		r.AtLeast = ask.Percent
 		return r, nil
 	case "end":
-		return rollout.Rollout{}, nil
+		return rollout.Rollout{Refused: r.Refused}, nil
 	}
 	return r, fmt.Errorf("%w: cannot %q a rollout", rollout.ErrInvalid, ask.Do)
 }

@@ -166,8 +166,14 @@ func (c *cluster) Hold(ctx context.Context, version string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	r, ok, err := c.rollouts.Get(ctx, c.channel)
-	if err != nil || !ok || r.Version != version {
+	if err != nil || !ok {
 		return "", err
+	}
+	if r.Refuses(version) {
+		return "its rollout was stopped or paused, and another has begun since: fleetctl update rollout " + version + " begins it anew", nil
+	}
+	if r.Version != version {
+		return "", nil
 	}
 	said, err := c.rollouts.Said(ctx, c.channel, string(c.id), version)
 	if err != nil {

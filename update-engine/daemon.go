@@ -158,7 +158,11 @@ func (d *daemon) step(f update.Fact) update.Action {
 	next, a := update.Next(d.state, f)
 	d.state = next
 	if next.Phase != before.Phase || next.Why != before.Why {
-		d.log.Info("update", "phase", next.Phase, "after", f.Kind, "do", a.Do, "reason", next.Why)
+		level := slog.LevelInfo
+		if next.Why == before.Why && (next.Phase == update.Checking || before.Phase == update.Checking) {
+			level = slog.LevelDebug // it looked, and nothing has changed
+		}
+		d.log.Log(context.Background(), level, "update", "phase", next.Phase, "after", f.Kind, "do", a.Do, "reason", next.Why)
 	}
 	// Progress is in the payload's journal; it need not wear out the disk here.
 	if f.Kind != update.Tick && f.Kind != update.Progressed || a.Do != update.Nothing {

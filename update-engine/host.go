@@ -328,7 +328,7 @@ func (h *host) askPermit(ctx context.Context, version string) update.Fact {
 
 // people is who would be disturbed by a reboot now, until user_deadline has passed since they were first found.
 func (h *host) people(ctx context.Context) string {
-	if h.logins == nil {
+	if h.logins == nil || h.cfg.UserDeadline == 0 {
 		return ""
 	}
 	who, err := h.logins(ctx)

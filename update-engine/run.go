@@ -114,7 +114,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	h := &host{cfg: c, log: log, slots: slots, running: id.version, now: time.Now, reboot: rebooter(c.RebootCommand, c.ResetCommand),
+	h := &host{cfg: c, log: log, slots: slots, running: id.version, now: time.Now, logins: people, reboot: rebooter(c.RebootCommand, c.ResetCommand),
 		client: &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 30 * time.Second, MaxIdleConnsPerHost: 2}}}
 	if h.windows, err = c.windows(); err != nil {
 		return err
@@ -132,7 +132,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 		if all, err = joinCluster(c, client, id, log); err != nil {
 			return err
 		}
-		h.permits, h.logins = all, people
+		h.permits = all
 	}
 	if c.PeerListen != "" && all != nil {
 		h.share = newSharing(c, h, id.machine, all.rollouts.Hosts)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -58,6 +59,10 @@ type Rollout struct {
 	Paused  string `json:"paused,omitempty"`  // an operator's reason
 	Stopped string `json:"stopped,omitempty"` // its own reason; only Resume takes it away
 
+	// Refused are the releases, with blanks between them, whose rollouts were stopped or paused when another took their place. They stay
+	// in the channel, and nobody takes them.
+	Refused string `json:"refused,omitempty"`
+
 	Took       int `json:"took"` // have begun
 	Proved     int `json:"proved"`
 	CameBack   int `json:"came_back"`
@@ -71,6 +76,25 @@ func New(version string, pace Pace, hosts int, at time.Time) (Rollout, error) {
 			ErrInvalid, version, pace, hosts)
 	}
 	return Rollout{Version: version, Start: at, Pace: pace, Hosts: hosts}, nil
+}
+
+// Replace is the rollout of another release after this one: what had stopped stays stopped.
+func (r Rollout) Replace(n Rollout) Rollout {
+	refused := strings.Fields(r.Refused)
+	if r.Stopped != "" || r.Paused != "" {
+		refused = append(refused, r.Version)
+	}
+	refused = slices.DeleteFunc(refused, func(v string) bool { return v == n.Version })
+	n.Refused = strings.Join(refused[max(0, len(refused)-maxRefused):], " ")
+	return n
+}
+
+// maxRefused bounds the memory; the oldest is forgotten first.
+const maxRefused = 16
+
+// Refuses says that a release's own rollout was stopped, and another has begun since.
+func (r Rollout) Refuses(version string) bool {
+	return slices.Contains(strings.Fields(r.Refused), version)
 }
 
 // Share is which percentage of the hosts may have begun at t.

@@ -258,3 +258,26 @@ func TestSeedsAreSpreadAndDifferByRelease(t *testing.T) {
 		t.Error("no normal pace")
 	}
 }
+
+func TestAReleaseThatWasStoppedStaysSoWhenAnotherTakesItsPlace(t *testing.T) {
+	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	begin := func(r Rollout, version string) Rollout {
+		n, err := New(version, Fast, 3, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Replace(n)
+	}
+	r := begin(Rollout{}, "2.0.0")
+	r = begin(r, "3.0.0") // 2.0.0 went well
+	r.Stopped = "1 came back"
+	r = begin(r, "3.1.0")
+	r.Paused = "lunch"
+	r = begin(r, "3.2.0")
+	if r.Refuses("2.0.0") || !r.Refuses("3.0.0") || !r.Refuses("3.1.0") || r.Refuses("3.2.0") || r.Refuses("") {
+		t.Errorf("refused are %q", r.Refused)
+	}
+	if r = begin(r, "3.1.0"); r.Refuses("3.1.0") || !r.Refuses("3.0.0") {
+		t.Errorf("begun anew, refused are %q", r.Refused)
+	}
+}

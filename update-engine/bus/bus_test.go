@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/godbus/dbus/v5"
@@ -39,11 +40,21 @@ func daemon(t *testing.T) string {
 func TestOldClientsFindWhatTheyKnow(t *testing.T) {
 	address := daemon(t)
 	now := Status{Checked: 1700000000, Progress: 0.5, Operation: Loading, Version: "2.0.0", Size: 1 << 30, Running: "1.0.0"}
+	var mu sync.Mutex // guards now, asked: the bus calls from elsewhere
 	asked := []string{}
 	s, err := Serve(t.Context(), address, Calls{
-		Attempt: func(context.Context) error { asked = append(asked, "attempt"); return nil },
-		Reset:   func(context.Context) error { return errors.New("too late") },
-	}, func() Status { return now })
+		Attempt: func(context.Context) error {
+			mu.Lock()
+			defer mu.Unlock()
+			asked = append(asked, "attempt")
+			return nil
+		},
+		Reset: func(context.Context) error { return errors.New("too late") },
+	}, func() Status {
+		mu.Lock()
+		defer mu.Unlock()
+		return now
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,9 +76,12 @@ func TestOldClientsFindWhatTheyKnow(t *testing.T) {
 	if diff := cmp.Diff(now, got); diff != "" {
 		t.Error(diff)
 	}
-	if err := o.Call(iface+".AttemptUpdate", 0).Err; err != nil || len(asked) != 1 {
+	err = o.Call(iface+".AttemptUpdate", 0).Err
+	mu.Lock()
+	if err != nil || len(asked) != 1 {
 		t.Error(err, asked)
 	}
+	mu.Unlock()
 	if err := o.Call(iface+".ResetStatus", 0).Err; err == nil || err.Error() != "too late" {
 		t.Error(err)
 	}
@@ -77,7 +91,9 @@ func TestOldClientsFindWhatTheyKnow(t *testing.T) {
 	}
 	signals := make(chan *dbus.Signal, 10)
 	c.Signal(signals)
+	mu.Lock()
 	now.Operation, now.Progress, now.Reason = NeedReboot, 1, "waiting for a permit"
+	mu.Unlock()
 	if err := s.Changed(now); err != nil {
 		t.Fatal(err)
 	}
