@@ -98,7 +98,7 @@ func (o oracle) fits(n unit.Name, m fleet.MachineID, group []unit.Name) string {
 		if k.Machine != m || k.Unit == n {
 			continue
 		}
-		if _, stays := o.Placements[fleet.Key{Machine: m, Unit: n}]; stays && p.Target == fleet.Inactive {
+		if own, there := o.Placements[fleet.Key{Machine: m, Unit: n}]; there && !own.Handover && p.Target == fleet.Inactive {
 			continue // it is leaving
 		}
 		// Of two globals only the second by name minds: it has to go.
