@@ -69,7 +69,7 @@ func (s *store) Orders(context.Context) (Orders, error) {
 
 func (s *store) copied() Orders {
 	o := s.orders
-	o.Placements = maps.Clone(o.Placements)
+	o.Placements, o.Restarts = maps.Clone(o.Placements), maps.Clone(o.Restarts)
 	return o
 }
 
