@@ -254,6 +254,9 @@ func (t *trust) joinByToken(ctx context.Context) ([]string, error) {
 	for wait := 200 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		got, err := c.Join(ctx, api.JoinRequest{ID: token.ID, Secret: token.Secret, Request: string(text), Machine: string(t.machine), Clock: t.now()})
 		if err == nil {
+			if len(got.Voters) == 0 {
+				got.Voters = token.Endpoints
+			}
 			if err := t.take(got, key); err != nil {
 				return nil, err
 			}
