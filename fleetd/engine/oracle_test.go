@@ -98,9 +98,6 @@ func (o oracle) fits(n unit.Name, m fleet.MachineID, group []unit.Name) string {
 		if k.Machine != m || k.Unit == n {
 			continue
 		}
-		if own, there := o.Placements[fleet.Key{Machine: m, Unit: n}]; there && !own.Handover && p.Target == fleet.Inactive {
-			continue // it is leaving
-		}
 		// Of two globals only the second by name minds: it has to go.
 		first := u.Needs.Global && o.Units[k.Unit].Needs.Global && n < k.Unit
 		if o.conflict(n, k.Unit) && !first {
@@ -111,6 +108,14 @@ func (o oracle) fits(n unit.Name, m fleet.MachineID, group []unit.Name) string {
 		}
 	}
 	return ""
+}
+
+// stays is fits for a unit that is there already: what is leaving does not count.
+func (o oracle) stays(n unit.Name, m fleet.MachineID) string {
+	rest := oracle{o.Snapshot}
+	rest.Placements = maps.Clone(o.Placements)
+	maps.DeleteFunc(rest.Placements, func(_ fleet.Key, p fleet.Placement) bool { return p.Target == fleet.Inactive })
+	return rest.fits(n, m, nil)
 }
 
 // wrong lists what a plan should have put right.
@@ -130,7 +135,7 @@ func (o oracle) wrong() []string {
 			add("%s is not wanted and placed on %s", k.Unit, k.Machine.Short())
 			continue
 		}
-		why := o.fits(k.Unit, k.Machine, nil)
+		why := o.stays(k.Unit, k.Machine)
 		if strings.HasPrefix(why, "conflict") || strings.HasPrefix(why, "replaced") {
 			add("%s on %s: %s", k.Unit, k.Machine.Short(), why)
 		}
@@ -181,7 +186,7 @@ func (o oracle) wrongUnit(n unit.Name, add func(string, ...any)) {
 	}
 	if len(fulls) == 1 {
 		host, here := o.Machines[fulls[0]]
-		if here && !host.Leaving && o.fits(n, fulls[0], nil) == "" {
+		if here && !host.Leaving && o.stays(n, fulls[0]) == "" {
 			return
 		}
 		for _, peer := range u.Needs.MachineOf {
