@@ -26,6 +26,7 @@ type continuity struct {
 	mu   sync.Mutex // guards what follows
 	seen seen
 	held string // why the store is not obeyed; empty: it is
+	news chan struct{}
 }
 
 // seen is what is kept on disk, in data_dir/seen.json.
@@ -36,7 +37,7 @@ type seen struct {
 }
 
 func newContinuity(dir string, origin func(context.Context) (*fleet.StoreOrigin, string, int64, error), log *slog.Logger) (*continuity, error) {
-	c := &continuity{file: filepath.Join(dir, "seen.json"), origin: origin, log: log}
+	c := &continuity{file: filepath.Join(dir, "seen.json"), origin: origin, log: log, news: make(chan struct{})}
 	text, err := os.ReadFile(c.file)
 	if errors.Is(err, os.ErrNotExist) {
 		return c, nil
@@ -93,6 +94,8 @@ func (c *continuity) check(ctx context.Context) error {
 			c.log.Info("the store's plan is carried out again", "cluster", cluster, "rev", rev)
 		}
 		c.held = why
+		close(c.news)
+		c.news = make(chan struct{})
 	}
 	if why != "" {
 		return fmt.Errorf("%w: %s", kv.ErrUnavailable, why)
@@ -119,11 +122,28 @@ func (c *continuity) save() error {
 	return nil
 }
 
-// why is the reason for not obeying, or "".
-func (c *continuity) why() string {
+// why is the reason for not obeying, or ""; the channel is closed when that changes.
+func (c *continuity) why() (string, <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.held
+	return c.held, c.news
+}
+
+// run looks when the store is another cluster than before, also if it orders nothing: the host shall say so.
+func (c *continuity) run(ctx context.Context, watch func() (cluster string, changed <-chan struct{})) error {
+	last := ""
+	for ctx.Err() == nil {
+		cluster, changed := watch()
+		if cluster != last && cluster != "" {
+			c.await(ctx)
+			last = cluster
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		}
+	}
+	return nil
 }
 
 // await returns once the store is to be obeyed, or ctx ends.

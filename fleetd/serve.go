@@ -53,6 +53,9 @@ func (h *host) run(told context.Context, signals daemon.Signals) error {
 	g.Go("address", h.followAddress)
 	g.Go("seat", h.followSeat)
 	g.Go("backups", h.runBackups)
+	g.Go("continuity", func(ctx context.Context) error {
+		return h.obeyed.run(ctx, func() (string, <-chan struct{}) { st, changed := h.member.Watch(); return st.Cluster, changed })
+	})
 	g.Go("signals", func(ctx context.Context) error { return h.obey(ctx, signals) })
 	shutdown := make(chan struct{})
 	g.Go("shutdown", func(ctx context.Context) error { return h.awaitShutdown(ctx, shutdown) })
@@ -181,13 +184,15 @@ func (h *host) tell(ctx context.Context) error {
 				h.log.Warn("systemd was not told", "err", err)
 			}
 		}
-		if err := h.notify.Status(statusLine(now, why, st, h.obeyed.why())); err != nil {
+		held, judged := h.obeyed.why()
+		if err := h.notify.Status(statusLine(now, why, st, held)); err != nil {
 			h.log.Debug("systemd was not told", "err", err)
 		}
 		select {
 		case <-ctx.Done():
 		case <-registered:
 		case <-settled:
+		case <-judged:
 		case <-admitted:
 		}
 	}

@@ -209,6 +209,8 @@ func TestClusterWithCertificates(t *testing.T) {
 }
 
 func visit(ctx context.Context, c *tls.Config, port uint16) error {
+	ctx, cancel := context.WithTimeout(ctx, limit) // who is not let in need not be told
+	defer cancel()
 	h := &http.Client{Transport: &http.Transport{TLSClientConfig: c, DisableKeepAlives: true}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("https://127.0.0.1:%d/version", port), nil)
 	if err != nil {
