@@ -18,7 +18,7 @@ usage() {
 ./build.sh down             remove that cluster and all it made
 ./build.sh bench [PATTERN]  figures beside what bounds them: on hosts (as root), then those in memory that match
 ./build.sh fuzz [SECONDS]   every fuzz target for that long (30)
-./build.sh soak [MINUTES]   host tests again and again (60), until one fails; as root
+./build.sh soak [MINUTES]   host tests and 10,000 new seeds of the simulation, again and again (60), until one fails; as root
 ./build.sh sim FROM-TO      the simulation with these seeds, such as 1-100000
 ./build.sh image [FLAGS]    the OS image, in .cache/image/out; --help lists the flags; as root
 ./build.sh tree [FLAGS]     only its root tree, which boots in nspawn too; prints the folder
@@ -302,6 +302,7 @@ soak() {
 		round=$((round + 1))
 		say "=== round $round"
 		host_tests -failfast
+		FLEET_SIM_SEEDS=$((10000 * round - 9999))-$((10000 * round)) go test -count=1 -timeout 0 -run TestSeeds ./functional/sim
 		FLEET_CUTS=40 vm_tests -failfast
 	done
 }
