@@ -127,10 +127,15 @@ func bootUpdating(t *testing.T) *updating {
 	p := newReleases(t)
 	slots := filepath.Join(t.TempDir(), "host")
 	p.run("install", slots, "--version", "1.0.0", "--usr", p.image("1.0.0", nil), "--uki", p.uki, "--slot-size", "2000000")
+	p.publish("1.0.0", "1.0.0", nil) // so that the channel is there: a check that fails is not repeated for a minute
+	releases := p.tree(p.dir, mirror)
 	fleetFiles := host.FleetFiles(3, usual)
 	r := bootFiles(t, 3, func(i int) map[string]string {
 		files := fleetFiles(i)
 		for path, content := range p.tree(slots, "/var/lib/update-engine/host") {
+			files[path] = content
+		}
+		for path, content := range releases {
 			files[path] = content
 		}
 		group := "default"
@@ -144,11 +149,12 @@ interval = 2s
 retry = 1s
 tries = 2
 gate_time = 1s
-gate_timeout = 25s
+gate_timeout = 15s
 `
 		files["/etc/fleet/root.json"] = p.run("keys", "root", p.dir)
 		files["/etc/systemd/system/multi-user.target.d/update.conf"] = "[Unit]\nWants=update-engine.service\n"
-		files["/etc/systemd/system/boot-complete.target.requires/update-engine-gate.service"] = "[Unit]\n"
+		files["/etc/systemd/system/boot-complete.target.d/gate.conf"] = "[Unit]\nRequires=update-engine-gate.service\nJobTimeoutSec=20s\n"
+		files["/etc/fleet/health.d/10-writes"] = "#!/bin/sh\n# only outside of update-engine's own limits\ntouch /etc/health-was-asked\n"
 		return files
 	}).formed()
 	return &updating{r, p}
@@ -244,6 +250,9 @@ func (u *updating) holders() (ids []string, err error) {
 			return err
 		}
 		for _, e := range resp.Kvs {
+			if strings.HasSuffix(string(e.Key), "/_turn") {
+				continue
+			}
 			var s reboot.Semaphore
 			if err := json.Unmarshal(e.Value, &s); err != nil {
 				return err
@@ -339,7 +348,6 @@ func TestThreeHostsUpdateAndABadReleaseComesBack(t *testing.T) {
 	t.Parallel()
 	u := bootUpdating(t)
 	h1 := u.Host(1)
-	u.offer()
 	u.proven("1.0.0", u.Hosts()...)
 	u.ctl(h1, "submit", examples+"web@.service")
 	webs := []string{web(1), web(2), web(3)}
@@ -358,19 +366,13 @@ func TestThreeHostsUpdateAndABadReleaseComesBack(t *testing.T) {
 		u.once(webs...)
 		u.neverGone(webs...)
 		u.settled()
+		u.looksGood(h1)
 	})
 	u.part("a bad release returns on the canary and goes no further", func(u *updating) {
 		u.publish("3.0.0", "2.0.0", map[string]string{"usr/lib/systemd/system/fleetd.service.d/bad.conf": "[Service]\nEnvironment=FLEET_CLUSTER_SIZE=2\n"})
 		u.rollout(map[string]any{"do": "start", "version": "3.0.0", "pace": "emergency", "percent": 100, "canary": "canary", "canary_good": 1})
 		u.offer()
-		u.wait("the rollout to stop", func() error {
-			all, err := u.reports()
-			if err == nil && all["h1"].Refused["3.0.0"] == "" {
-				err = fmt.Errorf("h1 runs %s, is %s: %s", all["h1"].Running, all["h1"].Phase, all["h1"].Why)
-			}
-			return err
-		})
-		u.proven("2.0.0", u.Hosts()...)
+		u.comesBack("3.0.0", "2.0.0")
 		u.wait("the others to say why not", func() error {
 			all, err := u.reports()
 			for _, h := range []string{"h2", "h3"} {
@@ -386,6 +388,12 @@ func TestThreeHostsUpdateAndABadReleaseComesBack(t *testing.T) {
 			}
 		}
 		u.neverGone(webs...)
+	})
+	u.part("a release whose update-engine does not start comes back too", func(u *updating) {
+		u.publish("3.1.0", "2.0.0", map[string]string{"usr/lib/systemd/system/update-engine.service.d/bad.conf": "[Service]\nExecStart=\nExecStart=/bin/false\n"})
+		u.rollout(map[string]any{"do": "start", "version": "3.1.0", "pace": "emergency", "percent": 100, "canary": "canary", "canary_good": 1})
+		u.offer()
+		u.comesBack("3.1.0", "2.0.0")
 	})
 	u.part("the permit's holder is killed", func(u *updating) {
 		u.publish("4.0.0", "2.0.0", nil)
@@ -438,6 +446,47 @@ func TestThreeHostsUpdateAndABadReleaseComesBack(t *testing.T) {
 			u.rig.t.Errorf("permits are left: %v, %v", ids, err)
 		}
 	})
+}
+
+// comesBack waits until the canary has refused a release and all run another one, well.
+func (u *updating) comesBack(bad, good string) {
+	u.rig.t.Helper()
+	u.wait("the canary to refuse "+bad, func() error {
+		all, err := u.reports()
+		if x := all["h1"]; err == nil && x.Refused[bad] == "" {
+			err = fmt.Errorf("h1 runs %s, is %s: %s", x.Running, x.Phase, x.Why)
+		}
+		return err
+	})
+	u.proven(good, u.Hosts()...)
+}
+
+// looksGood checks what a host that has just proven a release says of itself, in each of the ways that it can be asked.
+func (u *updating) looksGood(h *host.Host) {
+	u.rig.t.Helper()
+	u.wait("the boot of "+h.Name+" to be complete", func() error {
+		out, err := h.Run(u.ctx, "systemctl", "is-active", "boot-complete.target", "update-engine-gate.service")
+		return orElse(err, need(out == "active\nactive\n", out))
+	})
+	for want, argv := range map[string][]string{
+		`"UPDATE_STATUS_IDLE" "0.0.0" 0`: {"busctl", "call", "com.coreos.update1", "/com/coreos/update1", "com.coreos.update1.Manager", "GetStatus"},
+		`s "2.0.0"`:                      {"busctl", "get-property", "com.coreos.update1", "/com/coreos/update1", "com.coreos.update1.Manager", "Running"},
+		"2.0.0 has proven itself":        {"journalctl", "--no-pager", "MESSAGE_ID=9d8e7c6b5a494f3e8d2c1b0a9f8e7d33"},
+		"fleet_update_last_successful_check_timestamp_seconds 1.": {"update-engine", "metrics"},
+		"rebooting into 2.0.0":           {"update-engine", "history"},
+		"slot b 2.0.0, good, boots next": {"update-engine", "status"},
+	} {
+		if out := strings.Join(strings.Fields(h.Must(u.rig.t, argv[0], argv[1:]...)), " "); !strings.Contains(out, want) {
+			u.rig.t.Errorf("%v says %s, want %s", argv, out, want)
+		}
+	}
+	h.Must(u.rig.t, "test", "-e", "/etc/health-was-asked")
+	if out := u.ctl(h, "reboot", "status", "--group=canary"); out != "Available: 1\nMax: 1" {
+		u.rig.t.Errorf("fleetctl reboot status says %s", out)
+	}
+	if out := u.ctl(h, "update", "status", "--fields=running,slot", "--no-legend"); strings.Count(out, "2.0.0") != 3 || strings.Count(out, "b") != 3 {
+		u.rig.t.Errorf("fleetctl update status says %s", out)
+	}
 }
 
 // part is a subtest on the same cluster.
