@@ -46,14 +46,14 @@ func least(method, route string) Role {
 
 		"GET version": AsHost, "GET whoami": AsHost, "GET discovery": AsHost, "GET machines": AsHost, "GET state": AsHost, "GET state/": AsHost,
 		"GET units": AsHost, // without the texts, see authorize
-		"GET watch": AsHost, "GET explain": AsHost, "GET network": AsHost,
+		"GET watch": AsHost, "GET explain": AsHost, "GET network": AsHost, "GET brake": AsHost,
 		"GET ca": AsHost, "POST certificate": AsHost, "POST seat": AsHost,
 
 		"GET units/": Viewer, "GET members": Viewer, "GET journal": Viewer, "GET metrics": Viewer,
 		"GET updates": Viewer, "GET rollouts": Viewer, "GET reboot": Viewer, "GET reboot/": Viewer,
 
 		"PUT units/": Operator, "DELETE units/": Operator, "POST batch": Operator, "POST restart": Operator, "PATCH machines": Operator,
-		"POST updates/": Operator, "POST rollouts/": Operator, "POST reboot/": Operator, "GET audit": Operator,
+		"POST updates/": Operator, "POST rollouts/": Operator, "POST reboot/": Operator, "GET audit": Operator, "DELETE brake": Operator,
 
 		"GET tokens": Admin, "POST tokens": Admin, "DELETE tokens/": Admin, "POST ca": Admin,
 	}
