@@ -105,8 +105,19 @@ func TestUnitsHaveAddresses(t *testing.T) {
 	if n := b.taken(); n != 0 {
 		t.Errorf("%d addresses taken after gc, want none", n)
 	}
+	// A bridge that a unit uses stays; without units it goes with the network.
+	a.stop(syscall.SIGTERM)
+	if out, err := a.netd("cleanup"); err != nil || strings.Contains(out, cniBridge) {
+		t.Errorf("cleanup with a unit: %s, %v", out, err)
+	}
 	if _, err := a.netd("netns", "del", name(a)); err != nil {
 		t.Error(err)
+	}
+	if out, err := a.netd("cleanup"); err != nil || !strings.Contains(out, "delete device "+cniBridge) {
+		t.Errorf("cleanup without units: %s, %v", out, err)
+	}
+	if left := a.leftovers(); strings.Contains(left, "device") {
+		t.Errorf("left: %s", left)
 	}
 	if n := a.taken(); n != 0 {
 		t.Errorf("%d addresses taken after del, want none", n)

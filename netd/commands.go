@@ -157,6 +157,13 @@ func cleanup(ctx context.Context, c Config, args []string, out io.Writer) error 
 	if err != nil {
 		return err
 	}
+	gone, err := kernel.RemoveBridge(cniBridge)
+	if err != nil {
+		return err
+	}
+	if gone {
+		fmt.Fprintln(out, "delete device", cniBridge)
+	}
 	if err := (files{c: c}).remove(); err != nil {
 		return err
 	}

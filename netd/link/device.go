@@ -178,3 +178,20 @@ func (k *Real) Handshakes(dev string) (map[string]int64, error) {
 	}
 	return s.last, err
 }
+
+// RemoveBridge removes a bridge that has no ports any more, and tells whether it did. The plugins that make it never take it away, and its
+// address would keep this host from whoever has the subnet next. One with ports is somebody's network still.
+func (k *Real) RemoveBridge(name string) (bool, error) {
+	links, err := again(k.h.LinkList)
+	if err != nil {
+		return false, fmt.Errorf("list devices: %w", err)
+	}
+	i := slices.IndexFunc(links, func(l netlink.Link) bool { return l.Attrs().Name == name && l.Type() == "bridge" })
+	if i < 0 || slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().MasterIndex == links[i].Attrs().Index }) {
+		return false, nil
+	}
+	if err := k.h.LinkDel(links[i]); err != nil {
+		return false, fmt.Errorf("remove bridge %s: %w", name, err)
+	}
+	return true, nil
+}
