@@ -50,6 +50,7 @@ func TestOnlyWhoProvesItComesIn(t *testing.T) {
 	r.sub("people", func(r *rig) { people(r, voters[0], voters[2]) })
 	r.sub("a fifth host joins by a token", func(r *rig) { fifth(r, voters[0]) })
 	r.sub("the CA is rotated under load", func(r *rig) { rotated(r, voters[0], voters[1]) })
+	r.sub("three commands make another cluster", func(r *rig) { fresh(r) })
 }
 
 // standBy is the host that has no vote.
@@ -368,6 +369,23 @@ func fifth(r *rig, h *host.Host) {
 	// Somebody else with the same token, and with the one that was revoked.
 	for token, words := range map[string]string{token: "used up (1 of 1)", revoked: "revoked"} {
 		late.Must(r.t, "sh", "-c", "rm -rf /tmp/t; fleetctl context add t '"+token+"' 2>&1 | grep -F '"+words+"'")
+	}
+}
+
+// fresh are two hosts that know of no cluster, and become one: init, join, look.
+func fresh(r *rig) {
+	one, two := r.newHost(bare()), r.newHost(bare())
+	defer func() { r.must(errors.Join(one.PowerOff(r.ctx), two.PowerOff(r.ctx))) }()
+	out := r.ctl(one, "init")
+	at := strings.Index(out, "fleet1.")
+	if at < 0 {
+		r.t.Fatalf("init printed no token: %s", out)
+	}
+	token := strings.Fields(out[at:])[0]
+	two.Must(r.t, "sh", "-c", "echo '"+token+"' | fleetctl join -")
+	r.machines(one, two)
+	if open := r.property(one, "fleetd.service", "StatusText"); !strings.Contains(open, "2 members") {
+		r.t.Errorf("it is %q", open)
 	}
 }
 
