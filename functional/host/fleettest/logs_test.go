@@ -35,7 +35,7 @@ func TestLogsOfUnitsThatAreNowhereAndWithoutTheStore(t *testing.T) {
 	r.sub("unit that has never run", func(r *rig) {
 		r.write(h, map[string]string{"never.service": service("")})
 		r.ctl(h, "submit", "never.service")
-		r.refused(h, 1, []string{"never.service", "on no machine"}, "journal", "never.service")
+		tells(r, "never.service", 1, "never.service", "on no machine")
 		r.refused(h, 1, []string{"nothing.service", "does not exist"}, "journal", "nothing.service")
 	})
 	r.sub("without the store", func(r *rig) {
