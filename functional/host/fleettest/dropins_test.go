@@ -125,7 +125,6 @@ func TestDropInsGoWithTheirUnit(t *testing.T) {
 	})
 	r.sub("destroyed units leave nothing but what is the operator's", func(r *rig) {
 		r.ctl(h, "destroy", "k@1.service", "k@2.service", "k@.service", "k-one.service", "k-want.service", "k-all.target")
-		on.Must(r.t, "systemctl", "daemon-reload")
 		r.leavesNothing(on)
 		if out := on.Must(r.t, "sh", "-c", "find /run/fleet/drop-ins /run/systemd/system -name '*k@*' -o -name '*k-*'; ls /etc/systemd/system/k@.service.d"); out != "operator.conf" {
 			r.t.Errorf("there is %s", out)
