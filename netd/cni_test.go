@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/google/go-cmp/cmp"
@@ -105,6 +106,23 @@ func TestUnitsHaveAddresses(t *testing.T) {
 	if n := b.taken(); n != 0 {
 		t.Errorf("%d addresses taken after gc, want none", n)
 	}
+	// a moves to another subnet and a third host gets the one it had, which a reaches there and not on its bridge.
+	was := netip.MustParsePrefix(a.env("FLANNEL_SUBNET")).Masked()
+	six := netip.MustParsePrefix(a.env("FLANNEL_IPV6_SUBNET")).Masked()
+	for _, args := range [][]string{{"reserve", "10.5.99.0/24,fd05:0:0:99::/64", "192.168.77.1"}, {"reserve", was.String() + "," + six.String(), "192.168.77.3"}} {
+		c.soon("reserve", func() error { _, err := a.netd(args...); return err })
+	}
+	third := c.host(3)
+	third.addPod()
+	c.soon("the subnet where it is now", func() error {
+		var conn net.Conn
+		var err error
+		a.Do(func() { conn, err = net.DialTimeout("tcp", net.JoinHostPort(third.addr(), "7"), 100*time.Millisecond) })
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	})
 	// A bridge that a unit uses stays; without units it goes with the network.
 	a.stop(syscall.SIGTERM)
 	if out, err := a.netd("cleanup"); err != nil || strings.Contains(out, cniBridge) {

@@ -281,6 +281,7 @@ func (n *node) turn(ctx context.Context, asked bool) error {
 		}
 		n.skip(s.Name, s.Reason)
 	}
+	n.trim()
 	n.mtu = host.MTU
 	if n.c.ForwardRules {
 		drops, derr := n.kernel.DropsForwarded()
@@ -293,6 +294,25 @@ func (n *node) turn(ctx context.Context, asked bool) error {
 		return err
 	}
 	return n.publish()
+}
+
+// trim takes the bridge's address of a subnet that was ours and is another machine's now: the kernel would go on looking for that machine's
+// workloads on the bridge. As long as nobody else has the subnet, workloads from before go on with it.
+func (n *node) trim() {
+	gone, err := n.kernel.TrimBridge(cniBridge, func(p netip.Prefix) bool {
+		if p.Overlaps(n.view.Own.V4) || p.Overlaps(n.view.Own.V6) {
+			return false
+		}
+		for _, l := range n.view.Peers {
+			if p.Overlaps(l.V4) || p.Overlaps(l.V6) {
+				return true
+			}
+		}
+		return false
+	})
+	if len(gone) > 0 || err != nil {
+		n.log.Warn("the bridge had an address of a subnet that another machine has now: stop and start the workloads with addresses of it", "gone", gone, "err", err)
+	}
 }
 
 // publish writes what others read, and tells systemd.

@@ -195,3 +195,26 @@ func (k *Real) RemoveBridge(name string) (bool, error) {
 	}
 	return true, nil
 }
+
+// TrimBridge takes the addresses off a bridge that other machines own now, and gives those it took. A bridge that is not there has none.
+func (k *Real) TrimBridge(name string, theirs func(netip.Prefix) bool) (gone []netip.Prefix, err error) {
+	l, err := k.h.LinkByName(name)
+	if err != nil {
+		return nil, ignore(err, unix.ENODEV)
+	}
+	have, err := k.addrs(l)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses of %s: %w", name, err)
+	}
+	for i, a := range have {
+		p, ok := prefixOf(a.IPNet)
+		if !ok || !theirs(p) {
+			continue
+		}
+		if err := k.h.AddrDel(l, &have[i]); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return gone, fmt.Errorf("remove address %s from %s: %w", p, name, err)
+		}
+		gone = append(gone, p)
+	}
+	return gone, nil
+}
