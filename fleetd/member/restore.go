@@ -19,9 +19,13 @@ import (
 	"github.com/fleet-init/fleet/internal/fleet"
 )
 
-// revisionLeap is what a restored store adds to the revision of its backup: more than a cluster can have written since then. So no watch, guard or fencing
-// token of the lost time is ever taken for one of the new.
-const revisionLeap = 1_000_000_000
+// leap is what a restored store adds to the revision of its backup, so that no watch, guard or fencing token of the lost time is ever taken for one of
+// the new: to the microseconds since 1970. A fixed number is not enough: a cluster that was restored itself has made that leap already, and a backup of
+// before it would fall behind. No cluster writes a million revisions a second, so none gets ahead of this.
+func leap(rev int64, now time.Time) uint64 {
+	const least = 1_000_000_000 // if the clock is behind
+	return uint64(max(now.UnixMicro()-rev, least))
+}
 
 // staged is what a restore still has to do, in Dir/restore.json. It is written last, after the snapshot beside it.
 type staged struct {
@@ -211,10 +215,14 @@ func (m *Member) restore(st *state, self netip.AddrPort) error {
 	if self.IsValid() {
 		own = m.peerURL(self)
 	}
-	err = snapshot.NewV3(m.zap).Restore(snapshot.RestoreConfig{
-		SnapshotPath: stagedDB(m.cfg.Dir), SkipHashCheck: s.Raw, OutputDataDir: fresh, Name: m.cfg.Name, PeerURLs: []string{own},
-		InitialCluster: m.cfg.Name + "=" + own, InitialClusterToken: rand.Text(), RevisionBump: revisionLeap, MarkCompacted: true,
-	})
+	manager := snapshot.NewV3(m.zap)
+	found, err := manager.Status(stagedDB(m.cfg.Dir))
+	if err == nil {
+		err = manager.Restore(snapshot.RestoreConfig{
+			SnapshotPath: stagedDB(m.cfg.Dir), SkipHashCheck: s.Raw, OutputDataDir: fresh, Name: m.cfg.Name, PeerURLs: []string{own},
+			InitialCluster: m.cfg.Name + "=" + own, InitialClusterToken: rand.Text(), RevisionBump: leap(found.Revision, time.Now()), MarkCompacted: true,
+		})
+	}
 	if err != nil {
 		// What was there before is there still: go on with that rather than not at all.
 		m.log.Error("backup not restored, the old data stays", "err", err)
