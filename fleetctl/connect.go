@@ -94,7 +94,7 @@ func (a *app) refused(doing string, err error) int {
 	case socket && errors.Is(err, syscall.EACCES):
 		a.warn("The members of group fleet may use the socket: run this as root, or add yourself (sudo usermod -aG fleet $USER) and log in again.")
 	case socket && (errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)):
-		a.warn("Is fleetd running here? See: systemctl status fleetd\nTo speak to another host's: --endpoint=http://HOST:PORT")
+		a.warn("Is fleetd running here? See: systemctl status fleetd\nTo speak to a cluster from elsewhere: fleetctl context add NAME TOKEN")
 	case errors.Is(err, syscall.ECONNREFUSED):
 		a.warn("Is fleetd running there, and does fleet.socket listen on that port?")
 	case strings.Contains(err.Error(), "remote error: tls:"):

@@ -278,6 +278,8 @@ func TestRotationWaitsForMachines(t *testing.T) {
 	}
 	_, err = r.Finish(t.Context(), machines, false)
 	r.says("too early", err, h2)
+	_, err = r.Finish(t.Context(), []string{h1, h4}, false)
+	r.says("a machine that has made its own certificate", err, h4)
 	renew(two)
 	if s, err = r.Finish(t.Context(), machines, false); err != nil || len(s.Bundle) != 1 || !s.Rotating.IsZero() || s.Generation != 2 {
 		t.Fatalf("%+v %v", s, err)
@@ -287,6 +289,31 @@ func TestRotationWaitsForMachines(t *testing.T) {
 	}
 	if s, err = r.Finish(t.Context(), machines, false); err != nil || s.Generation != 2 {
 		t.Errorf("finishing twice: %+v %v", s, err)
+	}
+}
+
+func TestWhatEndedLongAgoIsForgotten(t *testing.T) {
+	r := newRig(t)
+	r.token(Token{Role: pki.Host, Uses: 1}, time.Hour)
+	if _, err := r.Own(t.Context(), pki.Identity{Role: pki.Viewer, Name: "ann"}, request(t)); err != nil {
+		t.Fatal(err)
+	}
+	keys := func() int {
+		kvs, _, err := r.store.Range(t.Context(), "/fleet/pki/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(kvs[0])
+	}
+	r.clock = r.clock.Add(6 * 24 * time.Hour)
+	r.token(Token{Role: pki.Host, Uses: 1}, time.Hour)
+	if n := keys(); n != 5 { // CA, seats, two tokens, one certificate
+		t.Errorf("%d keys", n)
+	}
+	r.clock = r.clock.Add(60 * 24 * time.Hour)
+	r.token(Token{Role: pki.Host, Uses: 1}, time.Hour)
+	if n := keys(); n != 3 {
+		t.Errorf("%d keys", n)
 	}
 }
 

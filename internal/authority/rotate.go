@@ -86,24 +86,32 @@ func (a *Authority) after(ctx context.Context, err error) (State, error) {
 	return a.State(ctx)
 }
 
-// Late lists those of the machines, and the people, whose newest certificate is of an older generation and not at its end yet.
+// Late lists those of the machines that have no certificate of that generation, and the people who have one of an older that is not at its end yet. A
+// machine that is not asked for may be gone for good; it joins again with a token if it comes back.
 func (a *Authority) Late(ctx context.Context, generation int, machines []string) (late, people []string, err error) {
 	kvs, _, err := a.store.Range(ctx, a.prefix+"issued/")
 	if err != nil {
 		return nil, nil, fmt.Errorf("read who has which certificate: %w", unreachable(err))
 	}
+	has := map[string]bool{}
 	for _, kv := range kvs[0] {
 		var rec issuedRecord
 		who := strings.TrimPrefix(kv.Key, a.prefix+"issued/")
 		switch {
-		case json.Unmarshal(kv.Value, &rec) != nil || rec.Generation >= generation || a.now().After(rec.NotAfter):
-		case !rec.Role.IsHost():
+		case json.Unmarshal(kv.Value, &rec) != nil:
+		case rec.Generation >= generation:
+			has[who] = true
+		case !rec.Role.IsHost() && a.now().Before(rec.NotAfter):
 			people = append(people, who)
-		case slices.Contains(machines, who):
-			// One that is not registered may be gone for good. It joins again with a token if it comes back.
-			late = append(late, who)
 		}
 	}
+	for _, m := range machines {
+		// One without any note has made its own: the first host, or one that came up after a long time.
+		if !has[m] {
+			late = append(late, m)
+		}
+	}
+	slices.Sort(late)
 	return late, people, nil
 }
 

@@ -142,7 +142,7 @@ func (a *Authority) tokens(ctx context.Context) (map[string]tokenRecord, error) 
 	return all, nil
 }
 
-// sweep forgets tokens that ended long ago, and refuses more than a cluster can have use for.
+// sweep forgets tokens and certificates that ended long ago, and refuses more tokens than a cluster can have use for.
 func (a *Authority) sweep(ctx context.Context) error {
 	all, err := a.tokens(ctx)
 	if err != nil {
@@ -155,6 +155,16 @@ func (a *Authority) sweep(ctx context.Context) error {
 	for key, rec := range all {
 		if a.now().After(rec.Expires.Add(kept)) && len(ops) < kv.MaxOps {
 			ops = append(ops, kv.Op{Key: key, Delete: true})
+		}
+	}
+	kvs, _, err := a.store.Range(ctx, a.prefix+"issued/")
+	if err != nil {
+		return fmt.Errorf("forget old certificates: %w", unreachable(err))
+	}
+	for _, e := range kvs[0] {
+		var rec issuedRecord
+		if json.Unmarshal(e.Value, &rec) == nil && a.now().After(rec.NotAfter.Add(kept)) && len(ops) < kv.MaxOps {
+			ops = append(ops, kv.Op{Key: e.Key, Delete: true})
 		}
 	}
 	if len(ops) == 0 {
