@@ -111,7 +111,7 @@ func (r *runner) setOrders(o agent.Orders) {
 	}
 	r.orders, r.ordersOf = o, r.pres.Rev
 	r.agent.SetOrders(o)
-	if o.Admitted && !r.h.w.opt.Hasty {
+	if o.Admitted {
 		_ = r.feed.Admitted(r.pres.Rev)
 	}
 }

@@ -46,9 +46,6 @@ func (p *process) renewed(now registry.Presence, sent time.Duration) {
 	if p.h.w.opt.FeedAnswered {
 		sent = p.h.boottime()
 	}
-	if p.h.w.opt.FeedUnadmitted {
-		_ = p.feed.Admitted(now.Rev) // its save has no error
-	}
 	_ = p.feed.Renewed(now.Rev, sent, now.TTL)
 }
 
@@ -158,6 +155,10 @@ func longEvils() []func(*maker, *host) []step {
 			m.then(21*time.Second+m.about(5*time.Second), h.name, "cut")
 			m.then(30*time.Second+m.about(10*time.Second), h.name, "heal")
 			return []step{{who: h.name, verb: "cut"}}
+		},
+		func(m *maker, h *host) []step { // paused while the answer to a keep-alive is on its way
+			m.then(12*time.Second+m.about(12*time.Second), h.name, "thaw")
+			return []step{{who: h.name + ".presence", verb: "go", args: []string{string(held)}}, {who: h.name, verb: "freeze"}}
 		},
 		func(m *maker, h *host) []step { // its users want it elsewhere
 			m.then(m.about(5*time.Second), pick(m, m.w.hosts).name, "set", h.name, "leaving=no")

@@ -88,7 +88,7 @@ func newMaker(r *rand.Rand, w *world) *maker {
 	}
 	m.names = all[:3+r.IntN(len(all)-3)]
 	if w.opt.Focus {
-		m.names, m.evils, m.slow = []string{"e1.service", "e2.service"}, longEvils(), nil
+		m.names, m.evils, m.slow = []string{"e1.service", "e2.service"}, longEvils(), pick(m, [][]string{nil, {"engine"}, {"presence"}})
 		m.pace, m.end, m.evilEvery, m.userEvery = 60*time.Millisecond, 300*time.Second, 20*time.Second, 15*time.Second
 	}
 	m.nextUser, m.nextEvil = time.Duration(r.IntN(2000))*time.Millisecond, 3*time.Second+m.about(m.evilEvery)

@@ -22,11 +22,10 @@ type Options struct {
 	// Focus makes seeds of little else than exclusive units, on hosts that are cut, paused and lost. It is for the maker only.
 	Focus bool
 	// Each of these leaves out something that keeps exclusive units from being alive twice.
-	NoGuard        bool // process 1 stops nothing
-	FeedAnswered   bool // a keep-alive counts from its answer
-	FeedUnadmitted bool // a host that is back feeds its guard before it has heard what it must not run
-	LetGoEarly     bool // an agent lets go what has not stopped
-	NoWait         bool // a leader does not wait for a machine that is gone
+	NoGuard      bool // process 1 stops nothing
+	FeedAnswered bool // a keep-alive counts from its answer
+	LetGoEarly   bool // an agent lets go what has not stopped
+	NoWait       bool // a leader does not wait for a machine that is gone
 }
 
 // machineTTL is the time to live of a registration.
