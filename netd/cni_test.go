@@ -113,11 +113,13 @@ func TestUnitsHaveAddresses(t *testing.T) {
 		c.soon("reserve", func() error { _, err := a.netd(args...); return err })
 	}
 	third := c.host(3)
-	third.addPod()
+	third.Echo() // on its device's address too, which no unit of a has
 	c.soon("the subnet where it is now", func() error {
 		var conn net.Conn
 		var err error
-		a.Do(func() { conn, err = net.DialTimeout("tcp", net.JoinHostPort(third.addr(), "7"), 100*time.Millisecond) })
+		a.Do(func() {
+			conn, err = net.DialTimeout("tcp", net.JoinHostPort(was.Addr().String(), "7"), 100*time.Millisecond)
+		})
 		if err == nil {
 			conn.Close()
 		}
