@@ -384,9 +384,10 @@ func fresh(r *rig) {
 	token := strings.Fields(out[at:])[0]
 	two.Must(r.t, "sh", "-c", "echo '"+token+"' | fleetctl join -")
 	r.machines(one, two)
-	if open := r.property(one, "fleetd.service", "StatusText"); !strings.Contains(open, "2 members") {
-		r.t.Errorf("it is %q", open)
-	}
+	r.wait("the second host to hold the store, too", func() error {
+		text := r.property(one, "fleetd.service", "StatusText")
+		return need(strings.Contains(text, "2 members"), text)
+	})
 }
 
 // rotated replaces the CA while units run, a unit is started and stopped again and again, and a person looks on with a context.
