@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,17 +19,29 @@ const (
 	freezing  = "[Service]\nExecStart=/bin/sleep infinity\n[X-Fleet]\nOnDisconnect=freeze\n"
 )
 
-// lease is one that a test gives and takes; the fake's guard knows it, too.
+// lease is one that a test gives and takes.
 type lease struct {
+	mu    sync.Mutex // guards until
 	until time.Time
 	wake  chan struct{}
 }
 
-func (l *lease) Fed() bool             { return time.Now().Before(l.until) }
-func (l *lease) Left() time.Duration   { return time.Until(l.until) }
+func (l *lease) Fed() bool             { return l.Left() > 0 }
 func (l *lease) Wake() <-chan struct{} { return l.wake }
+func (l *lease) Left() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Until(l.until)
+}
+
+func (l *lease) end(in time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.until = time.Now().Add(in)
+}
+
 func (l *lease) feed(d time.Duration) {
-	l.until = time.Now().Add(d)
+	l.end(d)
 	l.wake <- struct{}{}
 }
 
@@ -45,20 +58,34 @@ func leased(t *testing.T, test func(*rig, *lease, *ice)) {
 
 // ice notes what is frozen.
 type ice struct {
+	mu     sync.Mutex // guards all below
 	frozen map[unit.Name]bool
 	calls  int
 }
 
-func (f *ice) Freeze(_ context.Context, n unit.Name) error {
+func (f *ice) set(n unit.Name, frozen bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.calls++
-	f.frozen[n] = true
+	f.frozen[n] = frozen
 	return nil
 }
 
-func (f *ice) Thaw(_ context.Context, n unit.Name) error {
-	f.calls++
-	delete(f.frozen, n)
-	return nil
+func (f *ice) Freeze(_ context.Context, n unit.Name) error { return f.set(n, true) }
+func (f *ice) Thaw(_ context.Context, n unit.Name) error   { return f.set(n, false) }
+
+// is tells whether a unit is frozen, and how many calls there were.
+func (f *ice) is(n unit.Name) (frozen bool, calls int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.frozen[n], f.calls
+}
+
+// gone are the units that were let go.
+func (r *rig) gone() []unit.Name {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.letGo)
 }
 
 func (r *rig) active(n unit.Name) bool {
@@ -80,7 +107,7 @@ func TestExclusiveUnitNeedsALease(t *testing.T) {
 			t.Fatal("not started under a lease")
 		}
 		// The guard ends: systemd stops the unit, and it starts again under the next lease, not before.
-		l.until = time.Now()
+		l.end(0)
 		r.sys.FailGuard()
 		r.pass(time.Minute)
 		if r.active("db.service") {
@@ -135,8 +162,8 @@ func TestRevokedUnitIsLetGoWhenItHasStopped(t *testing.T) {
 		r.pass(time.Second)
 		r.order(exclusive, "db.service inactive")
 		r.pass(2 * time.Second)
-		if !r.active("db.service") || len(r.letGo) > 0 {
-			t.Fatal("let go while it stops", r.letGo)
+		if !r.active("db.service") || len(r.gone()) > 0 {
+			t.Fatal("let go while it stops", r.gone())
 		}
 		r.mu.Lock()
 		r.away = true
@@ -149,14 +176,14 @@ func TestRevokedUnitIsLetGoWhenItHasStopped(t *testing.T) {
 		r.away = false
 		r.mu.Unlock()
 		r.pass(time.Minute)
-		if !slices.Equal(r.letGo, []unit.Name{"db.service"}) {
-			t.Errorf("let go: %v", r.letGo)
+		if !slices.Equal(r.gone(), []unit.Name{"db.service"}) {
+			t.Errorf("let go: %v", r.gone())
 		}
 		// A machine that never had it says so as well.
 		r.order(exclusive, "other.service inactive")
 		r.pass(time.Second)
-		if !slices.Contains(r.letGo, "other.service") {
-			t.Errorf("let go: %v", r.letGo)
+		if !slices.Contains(r.gone(), "other.service") {
+			t.Errorf("let go: %v", r.gone())
 		}
 	})
 }
@@ -168,11 +195,11 @@ func TestCutOffUnitsAreStoppedOrFrozen(t *testing.T) {
 		r.order(freezing, "f.service launched")
 		r.order(sleeper, "web.service launched")
 		r.pass(5 * time.Second)
-		if f.frozen["f.service"] {
+		if frozen, _ := f.is("f.service"); frozen {
 			t.Fatal("frozen under a lease")
 		}
 		r.pass(6 * time.Second)
-		if !f.frozen["f.service"] {
+		if frozen, _ := f.is("f.service"); !frozen {
 			t.Fatal("not frozen without one")
 		}
 		r.sys.FailGuard()
@@ -184,13 +211,13 @@ func TestCutOffUnitsAreStoppedOrFrozen(t *testing.T) {
 		r.start() // another process does not know what is frozen
 		l.feed(time.Hour)
 		r.pass(time.Second)
-		if len(f.frozen) > 0 || !r.active("h.service") {
-			t.Fatal("not thawed, or not started again", f.frozen)
+		frozen, calls := f.is("f.service")
+		if frozen || !r.active("h.service") {
+			t.Fatal("not thawed, or not started again", frozen)
 		}
-		calls := f.calls
 		r.pass(time.Hour - 2*time.Second)
-		if f.calls != calls {
-			t.Errorf("%d calls in quiet times", f.calls-calls)
+		if _, now := f.is("f.service"); now != calls {
+			t.Errorf("%d calls in quiet times", now-calls)
 		}
 	})
 }
