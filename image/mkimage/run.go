@@ -37,7 +37,8 @@ type options struct {
 const mib = 1 << 20
 
 // defaultWords are what the kernel of every release is told. gpt_auto: the initramfs mounts what there is to mount, and nobody the ESP.
-const defaultWords = "console=tty0 console=ttyS0 quiet panic=5 oops=panic rw systemd.gpt_auto=no"
+// no_timer_check: on an emulated machine whose processors wait for their turn the kernel's look at the timer fails, and it panics.
+const defaultWords = "console=tty0 console=ttyS0 quiet panic=5 oops=panic no_timer_check rw systemd.gpt_auto=no"
 
 func parse(args []string, stderr io.Writer) (options, error) {
 	var o options
