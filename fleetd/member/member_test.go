@@ -341,6 +341,9 @@ func (h *host) removeBy(other *host) {
 	id := h.m.Status().ID
 	for { // the others must have seen each other for five seconds
 		list, _, err := memberList(ctx, other.m.Client())
+		if err != nil && ctx.Err() == nil {
+			continue
+		}
 		if err != nil {
 			h.t.Fatal(err)
 		}

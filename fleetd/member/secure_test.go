@@ -128,9 +128,6 @@ func TestClusterWithCertificates(t *testing.T) {
 	hosts := newHosts(t, 5)
 	ca := newAuthority(t)
 	ca.secure(hosts...)
-	for _, h := range hosts {
-		h.cfg.Grace = 3 * time.Second
-	}
 	stranger := hosts[4]
 	newAuthority(t).secure(stranger)
 	ca.issue(hosts[0], "voter") // the first has its own from the start

@@ -48,7 +48,7 @@ func TestStandByTakesTheSeatOfALostVoter(t *testing.T) {
 	t.Parallel()
 	hosts := newHosts(t, 4)
 	for _, h := range hosts {
-		h.cfg.Grace = 3 * time.Second
+		h.cfg.Grace = 8 * time.Second // longer than a start takes on a busy machine
 	}
 	startAll(hosts)
 	roles(t, hosts, map[Role]int{Voter: 3, StandBy: 1})

@@ -193,10 +193,10 @@ func (m *Member) serve(ctx context.Context, e *embed.Etcd, st *state, self netip
 	}
 	elsewhere := make(chan error, 1)
 	ask, stopAsking := context.WithCancel(ctx)
-	asked := make(chan struct{})
+	asked, known := make(chan struct{}), *st // as it is now: our own goroutine changes it
 	go func() {
 		defer close(asked)
-		if err := m.elsewhere(ask, e, *st, self); err != nil {
+		if err := m.elsewhere(ask, e, known, self); err != nil {
 			elsewhere <- err
 		}
 	}()
