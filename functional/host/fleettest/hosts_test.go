@@ -159,6 +159,9 @@ func TestFullDataDirectoryStopsNoUnit(t *testing.T) {
 	t.Parallel()
 	r := bootFiles(t, 3, func(i int) map[string]string {
 		f := host.FleetFiles(3, usual)(i)
+		if i != 2 { // the first one's CA is in that folder
+			return f
+		}
 		f["/etc/systemd/system/var-lib-fleet.mount"] = "[Mount]\nWhat=tmpfs\nWhere=/var/lib/fleet\nType=tmpfs\nOptions=size=180m,mode=0700\n"
 		f["/etc/systemd/system/fleetd.service.d/a.conf"] = "[Unit]\nRequiresMountsFor=/var/lib/fleet\n"
 		return f
