@@ -51,7 +51,7 @@ func TestPowerCutsDuringAnUpdate(t *testing.T) {
 		}
 		r.must("update-engine apply >/run/apply.log 2>&1 &")
 		// Up to here is by luck: any moment from before the first write to after the reboot is a good one to look at.
-		moment := time.NewTimer(time.Duration(luck.Int64N(int64(12 * time.Second))))
+		moment := time.NewTimer(time.Duration(luck.Int64N(int64(20 * time.Second))))
 		select {
 		case <-moment.C:
 		case <-r.ctx.Done():
