@@ -17,7 +17,7 @@ const (
 	// spaceEvery is how often the leader looks for alarms, which it has at hand.
 	spaceEvery = 5 * time.Second
 	// fullAgain is how long it waits when nothing could be freed.
-	fullAgain = time.Minute
+	fullAgain = 5 * time.Second
 	// airyEvery is how often it looks for files that are mostly air, airy how large such a file must be.
 	airyEvery = time.Hour
 	airy      = 128 << 20
@@ -25,9 +25,10 @@ const (
 
 // housekeeping is what the leader remembers of it.
 type housekeeping struct {
-	next time.Time // when to look for alarms again
-	airy time.Time // when to look for files that are mostly air
-	full bool      // it has been said that nothing can be freed
+	next  time.Time // when to look for alarms again
+	airy  time.Time // when to look for files that are mostly air
+	full  bool      // it has been said that nothing can be freed
+	tries int
 }
 
 func (c Config) quota() int64 {
@@ -63,7 +64,7 @@ func (v *voting) keepSpace(ctx context.Context, list []*pb.Member, now time.Time
 	case noSpace:
 		return v.makeSpace(ctx, list, now)
 	}
-	h.full = false
+	h.full, h.tries = false, 0
 	if h.airy.IsZero() {
 		h.airy = now.Add(airyEvery)
 	}
@@ -104,8 +105,9 @@ func (v *voting) makeSpace(ctx context.Context, list []*pb.Member, now time.Time
 	if _, err := v.e.Server.Compact(compact, &pb.CompactionRequest{Revision: rev, Physical: true}); err != nil && v.e.Server.KV().FirstRev() < rev {
 		return fmt.Errorf("the store is full, forget its history: %w", err)
 	}
+	pause(compact, 2*time.Second) // etcd tells only when the leader has forgotten, and the others take a moment
 	most := v.m.cfg.quota()
-	if err := v.shrink(ctx, list, func(size, used int64) bool { return used < size-size/10 }); err != nil {
+	if err := v.shrink(ctx, list, func(int64, int64) bool { return true }); err != nil {
 		return fmt.Errorf("the store is full, give room back: %w", err)
 	}
 	for _, mb := range list {
@@ -114,7 +116,11 @@ func (v *voting) makeSpace(ctx context.Context, list []*pb.Member, now time.Time
 			continue // what it holds is what the others hold
 		}
 		if r.DbSize > most-most/10 {
-			v.house.next = now.Add(fullAgain)
+			v.house.next = time.Now().Add(fullAgain)
+			if v.house.tries++; v.house.tries < 3 {
+				return nil // what a member has not forgotten yet it has by then
+			}
+			v.house.next = time.Now().Add(time.Minute)
 			if !v.house.full {
 				v.house.full = true
 				v.m.log.Error("the store is full, only deletions are taken: destroy units, or delete keys of other programs", "size", r.DbSize, "most", most)
