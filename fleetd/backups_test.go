@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,18 +20,18 @@ func TestBackupsAreMadeInTimeAndKeptByCount(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "backups")
 		page := []byte(strings.Repeat("x", 512))
 		sum := sha256.Sum256(page)
-		fail := error(nil)
+		var fail, holds atomic.Bool
 		b := backups{dir: dir, every: time.Hour, keep: 3, log: slog.New(slog.DiscardHandler), save: func(_ context.Context, w io.Writer) error {
-			if fail != nil {
-				return fail
+			if fail.Load() {
+				return errors.New("no quorum")
 			}
 			_, err := w.Write(append(page, sum[:]...))
 			return err
 		}}
-		holds := true
+		holds.Store(true)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
-		go func() { defer close(done); _ = b.run(ctx, func() bool { return holds }) }()
+		go func() { defer close(done); _ = b.run(ctx, holds.Load) }()
 		after := func(d time.Duration, want int) {
 			t.Helper()
 			time.Sleep(d)
@@ -48,14 +49,15 @@ func TestBackupsAreMadeInTimeAndKeptByCount(t *testing.T) {
 			t.Error("the oldest is still there")
 		}
 		newest := b.list()[2]
-		fail = errors.New("no quorum")
+		fail.Store(true)
 		after(3*time.Hour, 3)
-		fail, holds = nil, false
+		fail.Store(false)
+		holds.Store(false)
 		after(3*time.Hour, 3)
 		if b.list()[2] != newest {
 			t.Error("one was made of nothing")
 		}
-		holds = true
+		holds.Store(true)
 		after(2*time.Minute, 3)
 		if left, _ := filepath.Glob(filepath.Join(dir, ".backup-*")); len(left) != 0 {
 			t.Errorf("left behind: %v", left)
