@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/etcdutl/v3/snapshot"
 
 	"github.com/fleet-init/fleet/internal/fleet"
@@ -116,7 +117,20 @@ func (m *Member) leaveOthers(ctx context.Context, force bool) error {
 			}
 		}
 	}
+	m.letKnow(ctx, list)
 	return nil
+}
+
+// letKnow waits until the members that were taken out know it, for some seconds at most: one that did not hear of it in time would wait for its old
+// cluster's quorum, and not join anew by itself. They hear it from a member that is still there, and this is the last one.
+func (m *Member) letKnow(ctx context.Context, list []*pb.Member) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for _, mb := range list {
+		// Not by asking for its status: etcd 3.7 panics over that on a member that has just applied its own removal.
+		for hex(mb.ID) != m.Status().ID && m.alive(ctx, mb.PeerURLs) && pause(ctx, turnEvery/10) {
+		}
+	}
 }
 
 // Recover makes a new cluster of this host alone out of what it holds, when the others are lost for good. It is refused while there is a quorum.

@@ -55,7 +55,10 @@ func TestShippedUnitsAreUnitsThatFleetTakes(t *testing.T) {
 func onHost(t *testing.T, fleetd string) (*Cluster, *Host) {
 	t.Helper()
 	c := ForTest(t, Options{Hosts: 1, Files: func(int) map[string]string {
-		files := map[string]string{"/usr/bin/fleetd": fleetd, "/usr/bin/netd": "#!/bin/sh\n", "/usr/bin/update-engine": "#!/bin/sh\n"}
+		files := map[string]string{"/usr/bin/fleetd": fleetd}
+		for _, name := range []string{"netd", "update-engine", "fleet-guard", "cloud-config"} {
+			files["/usr/bin/"+name] = "#!/bin/sh\n"
+		}
 		for name, text := range shipped(t, "units") {
 			files["/usr/lib/systemd/system/"+name] = text
 		}
