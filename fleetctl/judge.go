@@ -146,7 +146,8 @@ const sinceSlack = 2 * time.Second
 func judgeOne(u api.Unit, g *goal, machine string, states map[string]api.UnitState) verdict {
 	s, reported := states[machine]
 	base, before := g.base[machine]
-	same := before && base.Hash == s.Hash && s.Since.Sub(base.Since).Abs() < sinceSlack // maybe nothing has happened there since
+	still := before && s.Since.Sub(base.Since).Abs() < sinceSlack // maybe nothing has happened there since
+	same := still && base.Hash == s.Hash
 	switch {
 	case !reported && g.verb == "stop":
 		return verdict{kind: done}
@@ -167,7 +168,8 @@ func judgeOne(u api.Unit, g *goal, machine string, states map[string]api.UnitSta
 	case !s.Launched:
 		return verdict{kind: waiting}
 	}
-	return judgeActive(s, g.changed && (same && !base.Launched || s.Since.IsZero()))
+	// A new text is reported before its start has begun, too: with the state that the old one was in.
+	return judgeActive(s, g.changed && (same && !base.Launched || still && base.Hash != s.Hash || s.Since.IsZero()))
 }
 
 // judgeStopped waits for the stop to end, ExecStop and all. running: it is as it was before the stop. A unit that is up again without the
