@@ -12,23 +12,32 @@ func cat(ctx context.Context, a *app, args []string) int {
 	if len(args) != 1 {
 		return a.fail("One unit file must be provided: fleetctl cat web.service")
 	}
-	name, err := unit.Mangle(args[0])
-	if err != nil {
-		return a.fail("Error: %v", err)
-	}
-	u, err := a.client.Unit(ctx, string(name))
-	if errors.Is(err, fleet.ErrNotFound) {
-		return a.fail("Unit %s not found: fleetctl list-unit-files shows what there is", name)
-	}
-	if err != nil {
-		return a.refused("Error retrieving unit "+string(name), err)
-	}
-	f, _, err := u.File()
-	if err != nil {
-		return a.fail("Error: %v", unit.InFile(string(name), err))
+	name, f, code := a.stored(ctx, args[0])
+	if code != exitOK {
+		return code
 	}
 	a.printf("%s", catalogued(name, f))
 	return exitOK
+}
+
+// stored gets the text of a unit that somebody named; what is wrong has been said when the code is not exitOK.
+func (a *app) stored(ctx context.Context, arg string) (unit.Name, *unit.File, int) {
+	name, err := unit.Mangle(arg)
+	if err != nil {
+		return "", nil, a.fail("Error: %v", err)
+	}
+	u, err := a.client.Unit(ctx, string(name))
+	if errors.Is(err, fleet.ErrNotFound) {
+		return "", nil, a.fail("Unit %s not found: fleetctl list-unit-files shows what there is", name)
+	}
+	if err != nil {
+		return "", nil, a.refused("Error retrieving unit "+string(name), err)
+	}
+	f, _, err := u.File()
+	if err != nil {
+		return "", nil, a.fail("Error: %v", unit.InFile(string(name), err))
+	}
+	return name, f, exitOK
 }
 
 // catalogued prints a text as systemctl cat does, the drop-ins that count in their order. One without drop-ins is printed as fleet did,

@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/fleet-init/fleet/internal/api"
-	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/unit"
 )
 
@@ -24,20 +23,9 @@ func edit(ctx context.Context, a *app, args []string) int {
 	if a.opts.full && a.opts.dropIn != "" {
 		return a.usage(errors.New("--full edits the unit itself, --drop-in a file beside it: give one of them"), "edit")
 	}
-	name, err := unit.Mangle(args[0])
-	if err != nil {
-		return a.fail("Error: %v", err)
-	}
-	u, err := a.client.Unit(ctx, string(name))
-	if errors.Is(err, fleet.ErrNotFound) {
-		return a.fail("Unit %s not found: fleetctl list-unit-files shows what there is", name)
-	}
-	if err != nil {
-		return a.refused("Error retrieving unit "+string(name), err)
-	}
-	was, _, err := u.File()
-	if err != nil {
-		return a.fail("Error: %v", unit.InFile(string(name), err))
+	name, was, code := a.stored(ctx, args[0])
+	if code != exitOK {
+		return code
 	}
 	e := editing{app: a, name: name, was: was, dropIn: dropInName(a.opts.dropIn)}
 	kept, err := e.write()
@@ -57,7 +45,7 @@ func edit(ctx context.Context, a *app, args []string) int {
 		a.printf("Unit %s is as it was, nothing to replace\n", name)
 		return e.forget(kept, exitOK)
 	}
-	code := e.send(ctx, now)
+	code = e.send(ctx, now)
 	if code != exitOK {
 		a.warn("What you wrote is in %s", kept)
 		return code

@@ -2,6 +2,7 @@ package desired
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -104,12 +105,7 @@ func (out *Desired) keys(d document.Document) {
 	if len(all) == 0 {
 		return
 	}
-	names := make([]string, 0, len(all))
-	for n := range all {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	for _, n := range names {
+	for _, n := range slices.Sorted(maps.Keys(all)) {
 		var b strings.Builder
 		for _, k := range all[n] {
 			fmt.Fprintln(&b, strings.TrimSpace(k))
@@ -127,7 +123,7 @@ func (out *Desired) settings(d document.Document) {
 		if values := d.Settings[daemon]; len(values) > 0 {
 			file := path.Join(settingsDir, string(daemon)+".env")
 			var b strings.Builder
-			for _, key := range sorted(values) {
+			for _, key := range slices.Sorted(maps.Keys(values)) {
 				fmt.Fprintf(&b, "%s%s=%s\n", prefix(daemon), strings.ToUpper(key), quote(values[key]))
 			}
 			out.plain(file, 0o600, b.String())
@@ -219,13 +215,4 @@ func (out *Desired) target() {
 		text += "Wants=" + w + "\n"
 	}
 	out.Files = append(out.Files, File{Path: path.Join("/run/systemd/system", Target), Content: []byte(text), Mode: 0o644, Owner: "root:root", Stage: Units})
-}
-
-func sorted(m map[string]string) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

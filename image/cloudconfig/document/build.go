@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -205,7 +206,7 @@ func (r *reader) settings(d *Document, in raw, coreos, ours int) {
 		d.Settings[daemon][key] = value
 	}
 	all := func(daemon Daemon, line int, values map[string]string) {
-		for _, key := range sortedKeys(values) {
+		for _, key := range slices.Sorted(maps.Keys(values)) {
 			put(daemon, line, key, values[key])
 		}
 	}
@@ -235,7 +236,7 @@ func (r *reader) settings(d *Document, in raw, coreos, ours int) {
 
 // legacyFleet names the keys of the old daemon that do nothing any more; fleetd itself takes them.
 func (r *reader) legacyFleet(values map[string]string, line int) {
-	for _, key := range sortedKeys(values) {
+	for _, key := range slices.Sorted(maps.Keys(values)) {
 		switch {
 		case !slices.Contains(FleetdKeys(), key):
 			r.say(line, Unknown, meant(key, FleetdKeys()), "coreos.fleet has no setting %q", key)
@@ -251,7 +252,7 @@ func (r *reader) legacyFleet(values map[string]string, line int) {
 
 // legacyUpdate turns locksmith's and update_engine's settings into update-engine's.
 func (r *reader) legacyUpdate(in raw, line int, put func(Daemon, int, string, string)) {
-	for _, key := range sortedKeys(in.CoreOS.Locksmith) {
+	for _, key := range slices.Sorted(maps.Keys(in.CoreOS.Locksmith)) {
 		value := in.CoreOS.Locksmith[key]
 		switch key {
 		case "group":
@@ -271,7 +272,7 @@ func (r *reader) legacyUpdate(in raw, line int, put func(Daemon, int, string, st
 			r.say(line, Warning, "permits are kept in the cluster's own store", "coreos.locksmith.%s has no meaning here", key)
 		}
 	}
-	for _, key := range sortedKeys(in.CoreOS.Update) {
+	for _, key := range slices.Sorted(maps.Keys(in.CoreOS.Update)) {
 		value := in.CoreOS.Update[key]
 		switch key {
 		case "reboot_strategy":
@@ -282,13 +283,4 @@ func (r *reader) legacyUpdate(in raw, line int, put func(Daemon, int, string, st
 			put(Update, line, "omaha", value)
 		}
 	}
-}
-
-func sortedKeys(m map[string]string) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
