@@ -18,6 +18,11 @@ type console struct {
 	err  error
 }
 
+// errNever is a text on the console that must not come before the one waited for.
+type errNever struct{ text string }
+
+func (e errNever) Error() string { return fmt.Sprintf("the console says %q", e.text) }
+
 func newConsole() *console { return &console{more: make(chan struct{})} }
 
 // Write implements io.Writer.
@@ -57,7 +62,7 @@ func (c *console) await(ctx context.Context, want, never string) (string, error)
 		c.mu.Unlock()
 		switch {
 		case never != "" && strings.Contains(rest, never) && (i < 0 || strings.Index(rest, never) < i):
-			return rest, fmt.Errorf("the console says %q", never)
+			return rest, errNever{never}
 		case i >= 0:
 			return rest[:i+len(want)], nil
 		case err != nil:

@@ -151,6 +151,16 @@ func (r *rig) login() string {
 	return said
 }
 
+// reboot runs a script that reboots the VM and logs in again.
+func (r *rig) reboot(script string) string {
+	r.t.Helper()
+	said, err := r.Reboot(r.ctx, script)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return said
+}
+
 // config are the files of a host of the cluster that is not its first.
 func (r *rig) config() map[string]string {
 	files := host.FleetFiles(len(r.c.Hosts()), "")(len(r.c.Hosts()) + 1)

@@ -144,14 +144,13 @@ func (r *rig) corrupt() {
 func (r *rig) reset() {
 	r.t.Helper()
 	id := r.must("cat /etc/machine-id")
-	r.must("echo here >/var/here; factory-reset etc --now")
-	r.login()
+	r.must("echo here >/var/here")
+	r.reboot("factory-reset etc --now")
 	r.must(`test ! -e /etc/fleet/update.conf && test ! -e /etc/fleet/root.json && grep -q here /var/here`)
 	if now := r.must("cat /etc/machine-id"); now != id {
 		r.t.Errorf("machine ID %s after a reset of /etc, %s before", now, id)
 	}
-	r.must("factory-reset all --now")
-	r.login()
+	r.reboot("factory-reset all --now")
 	r.until("a cluster of one", `test "$(fleetctl list-machines --no-legend | wc -l)" = 1`)
 	r.must(`test ! -e /var/here && test ! -e /root/hello.service && grep -q 'fleet.version=` + second + `' /run/fleet-boot`)
 	if now := r.must("cat /etc/machine-id"); now == id || len(now) != 32 {

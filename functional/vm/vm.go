@@ -194,6 +194,14 @@ func (v *VM) Run(ctx context.Context, script string) (string, error) {
 	return out, err
 }
 
+// Reboot runs a script that reboots the VM and logs in after it. The script's answer may come before the shell ends, or not.
+func (v *VM) Reboot(ctx context.Context, script string) (string, error) {
+	if _, err := v.Run(ctx, script); err != nil && !errors.As(err, new(errNever)) {
+		return "", err
+	}
+	return v.Login(ctx)
+}
+
 // Poll runs a script until it succeeds.
 func (v *VM) Poll(ctx context.Context, what, script string) (string, error) {
 	var out, last string
