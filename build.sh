@@ -100,8 +100,7 @@ complete() {
 
 install_to() {
 	local dest=$1 f
-	[[ -n $dest ]] || die "install needs a folder: ./build.sh deb [VERSION]    Debian packages of all that install would place, in .cache/deb
-./build.sh install DESTDIR ('/' for this machine)"
+	[[ -n $dest ]] || die "install needs a folder: ./build.sh install DESTDIR ('/' for this machine)"
 	build
 	for f in $(commands); do
 		install -D -m 755 "bin/${f##*/}" "$dest/usr/bin/${f##*/}"
@@ -166,7 +165,7 @@ vm_tests() {
 	deb 0.1.0 .cache/deb/old
 	deb 0.2.0 .cache/deb/new
 	FLEET_HOSTS=required FLEET_INSTALL=$PWD/.cache/image/install FLEET_IMAGE=$PWD/.cache/image/out FLEET_TREE=$tree FLEET_DEB=$PWD/.cache/deb \
-		FLEET_LOGS=${FLEET_LOGS:-$PWD/.cache/logs} go test -timeout 45m -count=1 "$@" ./functional/vm/...
+		FLEET_LOGS=${FLEET_LOGS:-$PWD/.cache/logs} tests ./functional/vm/... -timeout 45m -count=1 "$@"
 }
 
 # deb [VERSION] [OUT]  makes the packages; the time in them is that of the last commit, unless SOURCE_DATE_EPOCH says another.
@@ -188,6 +187,20 @@ check_format() {
 check_shell() {
 	shellcheck build.sh .ci/run functional/host/script/*.sh image/*.sh image/files/usr/lib/fleet/* image/files/usr/sbin/*
 	shellcheck --external-sources --source-path=SCRIPTDIR functional/curl/*.sh
+}
+
+# tests ARGS...  is go test, which tells of packages and of failures. What failed in ./build.sh test is run once more, alone, unless a race was
+# seen or more than a few failed: two processors that boot hosts and emulate machines at once are late at times. The report names each test that
+# needed that, as what it is: one to be mended.
+again=.cache/again
+tests() {
+	local flags=()
+	if ((${rerun:-0})); then
+		mkdir -p "$again"
+		flags=(--rerun-fails=1 --rerun-fails-max-failures=4 --rerun-fails-abort-on-data-race --rerun-fails-run-root-test \
+			--rerun-fails-report="$(mktemp "$again/XXXXXX")")
+	fi
+	go tool gotestsum --format=pkgname-and-test-fails --format-hide-empty-pkg --format-icons=text --packages="$1" "${flags[@]}" -- "${@:2}"
 }
 
 # rooms  lists the packages whose tests need nothing but Go, one a line.
@@ -216,29 +229,22 @@ step() {
 report() {
 	say "=== summary"
 	printf '%s\n' "${summary[@]}" >&2
+	[[ -z $(cat "$again"/* 2>/dev/null) ]] || say "=== failed at first"$'\n'"$(cat "$again"/*)"
 	return "$failed"
 }
 
-room_tests() {
-	local list
-	mapfile -t list < <(rooms)
-	go test -timeout 15m "${list[@]}"
-}
+room_tests() { tests "$(rooms)" -timeout 15m; }
 
-race_tests() {
-	local list
-	mapfile -t list < <(rooms)
-	CGO_ENABLED=1 go test -race -timeout 20m "${list[@]}"
-}
+race_tests() { CGO_ENABLED=1 tests "$(rooms)" -race -timeout 20m; }
 
-sim_tests() { go test -timeout 10m ./functional/sim/...; }
+sim_tests() { tests ./functional/sim/... -timeout 10m; }
 
 host_tests() {
 	local dest=.cache/install
 	rm -rf "$dest"
 	install_to "$dest"
 	FLEET_HOSTS=required FLEET_INSTALL=$PWD/$dest FLEET_LOGS=${FLEET_LOGS:-$PWD/.cache/logs} \
-		go test -timeout 30m -count=1 "$@" ./functional/host/...
+		tests ./functional/host/... -timeout 40m -count=1 "$@"
 }
 
 check() {
@@ -255,6 +261,8 @@ test_all() {
 	need_hosts
 	need gcc:gcc shellcheck:shellcheck
 	[[ -e /usr/include/stdlib.h ]] || need /usr/include/stdlib.h:libc6-dev
+	rm -rf "$again"
+	rerun=1
 	step build build
 	step shellcheck check_shell
 	check
@@ -281,6 +289,7 @@ bench() {
 	mapfile -t list < <(rooms)
 	go run ./functional/bench --install "$dest"
 	say "=== the image, emulated"
+	tests() { go test "${@:2}" "$1"; } # whose output tells figures
 	vm_tests -v -run TestAHostsLife | sed -n 's/.*figure: //p'
 	go test -run '^$' -bench "${1:-.}" -timeout 60m "${list[@]}"
 }
