@@ -9,8 +9,6 @@ import (
 	"crypto/x509/pkix"
 	"fmt"
 	"math/big"
-	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -117,14 +115,3 @@ func sign(t, parent *x509.Certificate, pub *ecdsa.PublicKey, key *ecdsa.PrivateK
 
 // Hash names an authority by its key: what a token pins.
 func Hash(ca *x509.Certificate) [sha256.Size]byte { return sha256.Sum256(ca.RawSubjectPublicKeyInfo) }
-
-// Addrs are the addresses that a certificate is good for beside its names.
-func Addrs(c *x509.Certificate) (list []netip.Addr) {
-	for _, ip := range c.IPAddresses {
-		if a, ok := netip.AddrFromSlice(ip); ok {
-			list = append(list, a.Unmap())
-		}
-	}
-	slices.SortFunc(list, netip.Addr.Compare)
-	return list
-}

@@ -136,10 +136,7 @@ func openFile(p string, flags int) (*osFile, error) {
 	return &osFile{f, size}, nil
 }
 
-// OpenFile opens a partition or a file as a File.
-func OpenFile(p string) (File, error) { return OpenWith(p, os.O_RDWR) }
-
-// OpenWith is OpenFile with flags as os.OpenFile has them. A file opened for reading only cannot be written or synced.
+// OpenWith opens a partition or a file as a File, with flags as os.OpenFile has them. A file opened for reading only cannot be written or synced.
 func OpenWith(p string, flags int) (File, error) {
 	f, err := openFile(p, flags)
 	if err != nil {
