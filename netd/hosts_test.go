@@ -234,10 +234,10 @@ func (h *host) addr6() string {
 	return netip.MustParsePrefix(h.env("FLANNEL_IPV6_SUBNET")).Addr().Next().String()
 }
 
-// soon tries until it works; ten seconds is an hour here.
+// soon tries until it works; minutes are for machines that do much else, or are emulated.
 func (c *cluster) soon(what string, f func() error) {
 	c.t.Helper()
-	end := time.Now().Add(10 * time.Second)
+	end := time.Now().Add(2 * time.Minute)
 	for {
 		err := f()
 		if err == nil {

@@ -1,6 +1,11 @@
 package main
 
-import "testing"
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+)
 
 // Workloads that think of their network as larger than it is, and never hear that it is not, still get their streams through the tunnel:
 // what a host forwards begins with segments that fit.
@@ -25,5 +30,34 @@ func TestStreamsFitTheTunnelWhateverTheirEndsThink(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The rules that keep the tunnel's own packets out of connection tracking cost every packet, so they are there once somebody's rules make the
+// kernel track, and not before.
+func TestNothingIsExemptedFromATrackingThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
+	h := c.host(1)
+	rules := func() (text []byte) {
+		h.Must(func() (err error) { text, err = exec.Command("nft", "list", "ruleset").CombinedOutput(); return err })
+		return text
+	}
+	if got := string(rules()); strings.Contains(got, "notrack") || !strings.Contains(got, "maxseg") {
+		t.Errorf("rules at first:\n%s", got)
+	}
+	h.NFT("table ip container { chain post { type nat hook postrouting priority srcnat; ip saddr 172.17.0.0/16 masquerade; }; }")
+	h.Echo()
+	c.soon("the tunnel is exempt", func() error {
+		if err := h.Call("127.0.0.1", 1); err != nil { // a connection to track
+			return err
+		}
+		if n := strings.Count(string(rules()), "notrack"); n != 4 { // two rules, and their texts as comments
+			return fmt.Errorf("%d times", n)
+		}
+		return nil
+	})
+	if n := h.status().Repairs; n != 0 {
+		t.Errorf("%d repairs, want none", n)
 	}
 }

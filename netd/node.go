@@ -250,6 +250,10 @@ func (n *node) turn(ctx context.Context, asked bool) error {
 		n.self.Underlay = u
 		n.keeper.Redescribe()
 	}
+	// Once followed, always: connections come and go, and rules that came and went with them would be a change each time.
+	if !n.self.Tracked && link.TracksConnections() {
+		n.self.Tracked, asked = true, true
+	}
 	backend := n.agreed()
 	if backend != n.backend {
 		n.log.Info("backend", "type", backend, "reason", n.why)

@@ -290,8 +290,12 @@ func byChain(rules []string) []string {
 	return out
 }
 
-// chainOf is a rule's first word.
+// chainOf is a rule's first word, and at a device's egress the device too.
 func chainOf(rule string) string {
-	c, _, _ := strings.Cut(rule, " ")
+	c, rest, _ := strings.Cut(rule, " ")
+	if c == egress {
+		dev, _, _ := strings.Cut(rest, " ")
+		c += " " + dev
+	}
 	return c
 }

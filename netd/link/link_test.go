@@ -29,7 +29,7 @@ func vxlanHost(peers ...int) network.Host {
 	h := network.Host{
 		Devices:  []network.Device{{Name: "flannel.1", Kind: network.VXLAN, MTU: 1450, Addrs: []netip.Prefix{pre("10.5.1.0/32")}, Underlay: "eth0", Local: ip("192.168.0.1"), VNI: 1, Port: 8472, MAC: mac(1)}},
 		Networks: []netip.Prefix{pre("10.5.0.0/16")},
-		Rules: []string{"prerouting udp dport 8472 notrack", "output udp dport 8472 notrack", "prerouting syn ip daddr 10.5.0.0/16 maxseg 1410",
+		Rules: []string{"prerouting udp dport 8472 notrack", "output udp dport 8472 notrack", "egress flannel.1 syn ip maxseg 1410",
 			"postrouting ip mark 0x4000 return",
 			"postrouting ip saddr 10.5.1.0/24 ip daddr 10.5.0.0/16 return",
 			"postrouting ip saddr != 10.5.0.0/16 ip daddr 10.5.1.0/24 return",
@@ -126,6 +126,7 @@ neigh 10.5.2.0 lladdr 02:00:00:00:00:02 dev flannel.1
 neigh 10.5.3.0 lladdr 02:00:00:00:00:03 dev flannel.1
 route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink
 route 10.5.3.0/24 via 10.5.3.0 dev flannel.1 onlink
+rule egress flannel.1 syn ip maxseg 1410
 rule forward ip saddr 10.5.0.0/16 accept
 rule output udp dport 8472 notrack
 rule postrouting ip mark 0x4000 return
@@ -133,7 +134,6 @@ rule postrouting ip saddr 10.5.1.0/24 ip daddr 10.5.0.0/16 return
 rule postrouting ip saddr != 10.5.0.0/16 ip daddr 10.5.1.0/24 return
 rule postrouting ip saddr 10.5.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
 rule prerouting udp dport 8472 notrack
-rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1410
 `
 
 func TestSetMakesItSoOnceAndCleansUp(t *testing.T) {
@@ -367,18 +367,40 @@ func TestClearErrors(t *testing.T) {
 }
 
 func TestRuleGrammarRefuses(t *testing.T) {
-	for _, r := range []string{"", "nochain accept", "forward", "forward ip saddr x accept", "forward ip saddr fd00::/8 accept", "output udp dport 99999 notrack", "output udp", "output udp sport 5 notrack", "forward jump", "postrouting ip mark zz return", "forward syn maxseg x", "forward maxsegg"} {
-		if _, _, err := parseRule(nil, r); err == nil {
-			t.Errorf("%q was taken", r)
+	for _, r := range []string{"", "nochain accept", "forward", "forward ip saddr x accept", "forward ip saddr fd00::/8 accept", "output udp dport 99999 notrack", "output udp", "output udp sport 5 notrack", "forward jump", "postrouting ip mark zz return", "forward syn maxseg x", "forward maxsegg", "egress", "egress flannel.1", "egress flannel.1 syn maxseg x"} {
+		for _, hasEgress := range []bool{true, false} {
+			if _, _, err := parseRule(nil, nil, r, hasEgress); err == nil {
+				t.Errorf("%q was taken", r)
+			}
 		}
 	}
+}
+
+// A kernel without chains at a device's egress has the same rules elsewhere, and netd finds them there.
+func TestRulesOnAKernelWithoutEgress(t *testing.T) {
+	h := nettest.New(t, "host")
+	h.Do(func() {
+		k, err := Open(Options{Instance: "/test", Table: "netd", RunDir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer k.Close()
+		rules := vxlanHost().Rules
+		if err := writeTables(k.nft, "netd", rules, false); err != nil {
+			t.Fatal(err)
+		}
+		got, err := readRules(k.nft, "netd")
+		if d := cmp.Diff(byChain(rules), byChain(got)); d != "" || err != nil {
+			t.Error(d, err)
+		}
+	})
 }
 
 func FuzzRule(f *testing.F) {
 	for _, r := range vxlanHost().Rules {
 		f.Add(r)
 	}
-	f.Fuzz(func(t *testing.T, r string) { parseRule(nil, r) })
+	f.Fuzz(func(t *testing.T, r string) { parseRule(nil, nil, r, true) })
 }
 
 // Adding one peer must cost the same whatever the number of others: in memory too.

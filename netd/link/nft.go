@@ -1,10 +1,12 @@
 package link
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,12 +33,31 @@ func chains(t *nftables.Table) []*nftables.Chain {
 	}
 }
 
-// readRules gives the rules of the table as the texts they were made from: each carries its text as its comment. No table: none.
+// egress is the first word of rules for what leaves by one device, whose name is the second. They stand in a table of the family netdev, in
+// a chain named as the device, which the kernel runs for no other packet and removes together with the device.
+const egress = "egress"
+
+// egressChains lists the chains of the netdev table that are there, by name.
+func egressChains(c *nftables.Conn, name string) ([]*nftables.Chain, error) {
+	all, err := again(func() ([]*nftables.Chain, error) { return c.ListChainsOfTableFamily(nftables.TableFamilyNetdev) })
+	if err != nil {
+		return nil, fmt.Errorf("list nftables chains: %w", err)
+	}
+	all = slices.DeleteFunc(all, func(ch *nftables.Chain) bool { return ch.Table.Name != name })
+	slices.SortFunc(all, func(a, b *nftables.Chain) int { return cmp.Compare(a.Name, b.Name) })
+	return all, nil
+}
+
+// readRules gives the rules of the tables as the texts they were made from: each carries its text as its comment. No table: none.
 func readRules(c *nftables.Conn, name string) ([]string, error) {
 	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: name}
+	all, err := egressChains(c, name)
+	if err != nil {
+		return nil, err
+	}
 	var out []string
-	for _, ch := range chains(t) {
-		rules, err := c.GetRules(t, ch)
+	for _, ch := range append(all, chains(t)...) {
+		rules, err := c.GetRules(ch.Table, ch)
 		if errors.Is(err, unix.ENOENT) {
 			continue // no such table, or somebody removed the chain
 		}
@@ -54,48 +75,83 @@ func readRules(c *nftables.Conn, name string) ([]string, error) {
 	return out, nil
 }
 
-// writeRules makes the table hold exactly these rules, in one transaction: packets see the old ones or the new ones. With
-// none the table goes.
+// writeRules makes the tables hold exactly these rules, in one transaction: packets see the old ones or the new ones. With
+// none the tables go.
 func writeRules(c *nftables.Conn, name string, rules []string) error {
-	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: name}
-	// Adding what may be there already is no error, deleting what is not would be one.
-	c.AddTable(t)
-	c.DelTable(t)
-	if len(rules) > 0 {
-		c.AddTable(t)
-		byName := map[string]*nftables.Chain{}
-		for _, r := range rules {
-			ch, exprs, err := parseRule(t, r)
-			if err != nil {
-				return err
-			}
-			if byName[ch.Name] == nil {
-				byName[ch.Name] = c.AddChain(ch)
-			}
-			c.AddRule(&nftables.Rule{Table: t, Chain: byName[ch.Name], Exprs: exprs, UserData: userdata.AppendString(nil, userdata.TypeComment, r)})
-		}
+	err := writeTables(c, name, rules, true)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		// Before Linux 5.16 no chain can be at a device's egress. Where packets are forwarded it costs all of them, but works the same.
+		err = writeTables(c, name, rules, false)
 	}
-	if err := c.Flush(); err != nil {
+	if err != nil {
 		return fmt.Errorf("write nftables table %s: %w", name, err)
 	}
 	return nil
 }
 
+// writeTables is writeRules for a kernel that has egress chains, or has none.
+func writeTables(c *nftables.Conn, name string, rules []string, hasEgress bool) error {
+	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: name}
+	dev := &nftables.Table{Family: nftables.TableFamilyNetdev, Name: name}
+	// All is parsed before the first message is queued: what is queued waits for the next Flush, whoever calls it.
+	var add []*nftables.Rule
+	for _, r := range rules {
+		ch, exprs, err := parseRule(t, dev, r, hasEgress)
+		if err != nil {
+			return err
+		}
+		add = append(add, &nftables.Rule{Table: ch.Table, Chain: ch, Exprs: exprs, UserData: userdata.AppendString(nil, userdata.TypeComment, r)})
+	}
+	for _, t := range []*nftables.Table{t, dev} {
+		if t == dev && !hasEgress {
+			break // it may have no such tables either
+		}
+		// Adding what may be there already is no error, deleting what is not would be one.
+		c.AddTable(t)
+		c.DelTable(t)
+		if slices.ContainsFunc(add, func(r *nftables.Rule) bool { return r.Table == t }) {
+			c.AddTable(t)
+		}
+	}
+	chains := map[string]*nftables.Chain{}
+	for _, r := range add {
+		if chains[r.Chain.Name] == nil {
+			chains[r.Chain.Name] = c.AddChain(r.Chain)
+		}
+		r.Chain = chains[r.Chain.Name]
+		c.AddRule(r)
+	}
+	return c.Flush()
+}
+
 // parseRule turns a rule's text into what the kernel runs. The grammar is the part of nft's own that overlay uses:
 //
 //	CHAIN udp dport PORT notrack
-//	CHAIN syn ip|ip6 daddr PREFIX maxseg SIZE
+//	egress DEVICE syn ip|ip6 maxseg SIZE
 //	CHAIN ip|ip6 [mark MASK] {ip|ip6 saddr|daddr [!=] PREFIX} accept|return|masquerade [fully-random]
-func parseRule(t *nftables.Table, rule string) (*nftables.Chain, []expr.Any, error) {
+func parseRule(t, dev *nftables.Table, rule string, hasEgress bool) (*nftables.Chain, []expr.Any, error) {
 	r := ruleReader{words: strings.Fields(rule)}
-	first := r.next()
-	for _, c := range chains(t) {
+	first, all := r.next(), chains(t)
+	if first == egress {
+		name := r.next()
+		ch := &nftables.Chain{Name: name, Table: dev, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookEgress,
+			Priority: nftables.ChainPriorityFilter, Device: name}
+		if r.netdev = hasEgress; !hasEgress {
+			ch = all[0]
+			var padded [unix.IFNAMSIZ]byte
+			copy(padded[:], name)
+			r.out = append(r.out, &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1}, equal(false, padded[:]))
+		}
+		first, all = ch.Name, []*nftables.Chain{ch}
+	}
+	where := len(r.out)
+	for _, c := range all {
 		if c.Name != first {
 			continue
 		}
 		for len(r.words) > 0 && r.word() {
 		}
-		if len(r.out) > 0 && !r.bad {
+		if len(r.out) > where && !r.bad {
 			return c, r.out, nil
 		}
 	}
@@ -106,6 +162,7 @@ func parseRule(t *nftables.Table, rule string) (*nftables.Chain, []expr.Any, err
 type ruleReader struct {
 	words  []string
 	family byte // of the packets, once a word told
+	netdev bool // the chain is a device's: packets have an Ethernet type there, no family
 	out    []expr.Any
 	bad    bool
 }
@@ -176,7 +233,10 @@ func (r *ruleReader) word() bool {
 
 // ip reads what follows ip or ip6: an address to compare, or nothing, when only the family counts.
 func (r *ruleReader) ip(family byte) {
-	if r.family == 0 {
+	if r.family == 0 && r.netdev {
+		r.out = append(r.out, &expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: 1},
+			equal(false, binary.BigEndian.AppendUint16(nil, map[byte]uint16{unix.NFPROTO_IPV4: unix.ETH_P_IP, unix.NFPROTO_IPV6: unix.ETH_P_IPV6}[family])))
+	} else if r.family == 0 {
 		r.out = append(r.out, &expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, equal(false, []byte{family}))
 	}
 	r.family = family

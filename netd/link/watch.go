@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -202,6 +204,13 @@ func again[T any](read func() (T, error)) (v T, err error) {
 // addrs lists a device's addresses of both families.
 func (k *Real) addrs(l netlink.Link) ([]netlink.Addr, error) {
 	return again(func() ([]netlink.Addr, error) { return k.h.AddrList(l, netlink.FAMILY_ALL) })
+}
+
+// TracksConnections tells whether the kernel follows connections: somebody's rules ask for it, mostly a translation of addresses. The file is not
+// there where the kernel's module is not.
+func TracksConnections() bool {
+	b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_count")
+	return err == nil && strings.TrimSpace(string(b)) != "0"
 }
 
 // DropsForwarded names the nftables chains of others that drop forwarded packets unless a rule of theirs accepts them: an

@@ -24,6 +24,8 @@ type Self struct {
 	Masquerade  bool // --ip-masq
 	FullyRandom bool // source ports of masqueraded connections
 	Blackhole   bool // --ip-blackhole-route
+	// Tracked: the kernel follows connections, for whose rules ever.
+	Tracked bool
 }
 
 // Device names are flannel's, so that a netd that follows a flanneld takes its devices over, and scripts find them.
@@ -258,6 +260,9 @@ func (p Planner) devices() []network.Device {
 func (p Planner) rules() []string {
 	var out []string
 	udp := func(port int) {
+		if !p.self.Tracked && !p.self.Masquerade {
+			return // every packet would pay for nothing
+		}
 		// Connection tracking would keep an entry per inner flow for the outer packets too, to no one's use.
 		out = append(out, fmt.Sprintf("prerouting udp dport %d notrack", port), fmt.Sprintf("output udp dport %d notrack", port))
 	}
@@ -269,24 +274,28 @@ func (p Planner) rules() []string {
 			udp(d.Port)
 		}
 	}
+	for _, d := range p.devices() {
+		// What another bridge's containers, or units from before the network changed, take for granted does not fit a tunnel. Nor may they
+		// learn it: many a firewall drops the packets that would tell them. Streams are asked to begin smaller; where they enter the tunnel,
+		// since any other place would cost packets that do not.
+		for _, a := range d.Addrs {
+			ip, headers := "ip", 40 // of IP and TCP, which a segment's size does not count
+			if a.Addr().Is6() {
+				ip, headers = "ip6", 60
+			}
+			out = append(out, fmt.Sprintf("egress %s syn %s maxseg %d", d.Name, ip, p.MTU()-headers))
+		}
+	}
 	for _, f := range []struct {
 		ip    string
 		pool  network.Pool
 		own   netip.Prefix
 		multi string
-		// headers of IP and TCP, which a segment's size does not count
-		headers int
-	}{{"ip", p.c.V4, p.own.V4, "224.0.0.0/4", 40}, {"ip6", p.c.V6, p.own.V6, "ff00::/8", 60}} {
+	}{{"ip", p.c.V4, p.own.V4, "224.0.0.0/4"}, {"ip6", p.c.V6, p.own.V6, "ff00::/8"}} {
 		if !f.pool.On() || !f.own.IsValid() {
 			continue
 		}
 		add := func(format string, a ...any) { out = append(out, fmt.Sprintf(format, a...)) }
-		if len(p.devices()) > 0 {
-			// What another bridge's containers, or units from before the network changed, take for granted does not fit a tunnel. Nor may they
-			// learn it: many a firewall drops the packets that would tell them. Streams are asked to begin smaller; here and not where packets
-			// are forwarded, since a chain there would cost every packet more than a rule does.
-			add("prerouting syn %s daddr %s maxseg %d", f.ip, f.pool.Network, p.MTU()-f.headers)
-		}
 		if p.self.Masquerade {
 			masq := "masquerade"
 			if p.self.FullyRandom {

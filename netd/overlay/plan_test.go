@@ -19,7 +19,7 @@ var (
 )
 
 func self() Self {
-	return Self{Machine: "a", PublicKey: "KEYA", PrivateKey: "secret", KernelWireGuard: true, Underlay: network.Underlay{
+	return Self{Machine: "a", PublicKey: "KEYA", PrivateKey: "secret", KernelWireGuard: true, Tracked: true, Underlay: network.Underlay{
 		Name: "eth0", MTU: 1500, V4: ip("192.168.0.1"), PublicV4: ip("192.168.0.1"), V6: ip("fd99::1"), PublicV6: ip("fd99::1"),
 		OnLink: []netip.Prefix{pre("192.168.0.0/24"), pre("fd99::/64")}}}
 }
@@ -79,7 +79,7 @@ func TestPlan(t *testing.T) {
 			  route 10.5.3.0/24 via 10.5.3.0 dev flannel.1 onlink
 			rule prerouting udp dport 8472 notrack
 			rule output udp dport 8472 notrack
-			rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1410
+			rule egress flannel.1 syn ip maxseg 1410
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv4/conf/flannel.1/rp_filter=2
 			mtu 1450`},
@@ -93,7 +93,7 @@ func TestPlan(t *testing.T) {
 			  route 10.5.3.0/24 via 10.5.3.0 dev flannel.1 onlink
 			rule prerouting udp dport 8472 notrack
 			rule output udp dport 8472 notrack
-			rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1310
+			rule egress flannel.1 syn ip maxseg 1310
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv4/conf/flannel.1/rp_filter=2
 			mtu 1350`},
@@ -113,8 +113,8 @@ func TestPlan(t *testing.T) {
 			  route 10.5.3.0/24 via 10.5.3.0 dev flannel.1 onlink
 			rule prerouting udp dport 8472 notrack
 			rule output udp dport 8472 notrack
-			rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1390
-			rule prerouting syn ip6 daddr fd05::/48 maxseg 1370
+			rule egress flannel.1 syn ip maxseg 1390
+			rule egress flannel-v6.1 syn ip6 maxseg 1370
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv6/conf/eth0/accept_ra=2
 			sysctl net/ipv6/conf/all/forwarding=1
@@ -137,7 +137,7 @@ func TestPlan(t *testing.T) {
 			  wireguard KEYB endpoint 192.168.0.2:4000 allowed 10.5.2.0/24 psk hidden keepalive 25 dev flannel-wg
 			rule prerouting udp dport 51820 notrack
 			rule output udp dport 51820 notrack
-			rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1380
+			rule egress flannel-wg syn ip maxseg 1380
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv4/conf/flannel-wg/rp_filter=2
 			mtu 1420`},
@@ -153,8 +153,8 @@ func TestPlan(t *testing.T) {
 			rule output udp dport 51820 notrack
 			rule prerouting udp dport 51821 notrack
 			rule output udp dport 51821 notrack
-			rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1380
-			rule prerouting syn ip6 daddr fd05::/48 maxseg 1360
+			rule egress flannel-wg syn ip maxseg 1380
+			rule egress flannel-wg-v6 syn ip6 maxseg 1360
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv6/conf/eth0/accept_ra=2
 			sysctl net/ipv6/conf/all/forwarding=1
@@ -171,8 +171,8 @@ func TestPlan(t *testing.T) {
 			  wireguard KEYB endpoint 192.168.0.2:4000 allowed 10.5.2.0/24,fd05:0:0:2::/64 dev flannel-wg
 			rule prerouting udp dport 51820 notrack
 			rule output udp dport 51820 notrack
-			rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1380
-			rule prerouting syn ip6 daddr fd05::/48 maxseg 1360
+			rule egress flannel-wg syn ip maxseg 1380
+			rule egress flannel-wg syn ip6 maxseg 1360
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv6/conf/eth0/accept_ra=2
 			sysctl net/ipv6/conf/all/forwarding=1
@@ -185,7 +185,7 @@ func TestPlan(t *testing.T) {
 			  route 10.5.2.0/24 via 192.168.0.2 dev eth0
 			peer 10.5.3.0-24
 			  route 10.5.3.0/24 via 192.168.9.3 dev flannel.ipip onlink
-			rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1440
+			rule egress flannel.ipip syn ip maxseg 1440
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv4/conf/flannel.ipip/rp_filter=2
 			mtu 1480`},
@@ -199,7 +199,7 @@ func TestPlan(t *testing.T) {
 			  route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink
 			rule prerouting udp dport 8472 notrack
 			rule output udp dport 8472 notrack
-			rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1410
+			rule egress flannel.1 syn ip maxseg 1410
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv4/conf/flannel.1/rp_filter=2
 			mtu 1450`},
@@ -217,7 +217,7 @@ func TestPlan(t *testing.T) {
 			device flannel.1 vxlan vni 1 port 8472 mac ` + mac + ` local 192.168.0.1 on eth0 mtu 1450 addr 10.5.1.0/32
 			rule prerouting udp dport 8472 notrack
 			rule output udp dport 8472 notrack
-			rule prerouting syn ip daddr 10.5.0.0/16 maxseg 1410
+			rule egress flannel.1 syn ip maxseg 1410
 			sysctl net/ipv4/ip_forward=1
 			sysctl net/ipv4/conf/flannel.1/rp_filter=2
 			skip 10.5.2.0-24: its VNI is 7, this machine's 1: restart the one with the old configuration
@@ -254,6 +254,22 @@ mtu 1500
 `
 	if d := cmp.Diff(want, h.String()); d != "" {
 		t.Error(d)
+	}
+}
+
+// What keeps the tunnel out of connection tracking costs every packet of it: it is there where connections are tracked, and only there.
+func TestNoRulesForATrackingThatIsNotThere(t *testing.T) {
+	s := self()
+	s.Tracked = false
+	rules := func() string {
+		return strings.Join(NewPlanner(config("vxlan"), s, own(config("")), "vxlan").Plan(nil).Rules, "\n")
+	}
+	if d := cmp.Diff("egress flannel.1 syn ip maxseg 1410", rules()); d != "" {
+		t.Error(d)
+	}
+	s.Masquerade = true // by rules of our own, which make the kernel track
+	if r := rules(); !strings.HasPrefix(r, "prerouting udp dport 8472 notrack\noutput udp dport 8472 notrack\n") {
+		t.Error(r)
 	}
 }
 
