@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/fleet-init/fleet/internal/fleet"
@@ -59,6 +60,21 @@ func (c *cluster) facts(ctx context.Context) (reboot.Cluster, []kv.Guard, error)
 		out.Machines[string(id)] = reboot.Machine{Up: true, Domain: m.Metadata[sem.Domain]}
 	}
 	return out, nil, nil
+}
+
+// Sharing implements crowd. Whoever is not registered is off or cut off: nobody shall wait for it.
+func (c *cluster) Sharing(ctx context.Context) ([]rollout.Host, error) {
+	up, err := c.registry.Machines(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := c.rollouts.Hosts(ctx)
+	return slices.DeleteFunc(list, func(h rollout.Host) bool { _, ok := up[fleet.MachineID(h.Machine)]; return !ok }), err
+}
+
+// Own implements crowd.
+func (c *cluster) Own(ctx context.Context) (fleet.Machine, error) {
+	return c.registry.Machine(ctx, c.id)
 }
 
 // Take implements permits.

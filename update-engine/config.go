@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"net/url"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -87,9 +88,10 @@ func (c *Config) keys() []conf.Key {
 		conf.String("root", &c.Root, "/usr/share/fleet/root.json", "root metadata: who may sign; without it nothing is taken"),
 		conf.String("omaha_listen", &c.OmahaListen, "", "answer Omaha clients (Flatcar) on this TCP address:port, without protection; none: not"),
 		conf.String("omaha_releases", &c.OmahaReleases, "/etc/fleet/omaha.json", "the releases for those clients: a JSON list of app, arch, track, version, codebases, file, size, sha256"),
-		conf.String("peer_listen", &c.PeerListen, "", "hand frames on to other hosts of the cluster, over TLS, on this address:port; none: every host loads all from the mirrors"),
-		conf.Int("peer_cache", &c.PeerCache, 1<<30, 4<<20, 1<<40, "most bytes of frames to keep for others"),
-		conf.Int("rate_limit", &c.RateLimit, 0, 0, 1<<40, "most bytes a second to download; 0: no limit"),
+		conf.String("peer_listen", &c.PeerListen, auto, "hand frames on to other hosts of the cluster, over TLS, on this address:port; auto: once this host has "+
+			"its certificate, on port "+strconv.Itoa(peerPort)+" of the address where the others reach its fleetd; off: every host loads all from the mirrors"),
+		conf.Int("peer_cache", &c.PeerCache, 1<<30, 4<<20, 1<<40, "most bytes of frames to keep for others; an eighth of the disk stays free anyway"),
+		conf.Int("rate_limit", &c.RateLimit, 0, 0, 1<<40, "most bytes a second to load from the mirrors; 0: no limit"),
 		conf.Duration("interval", &c.Interval, 45*time.Minute, 0, "time between two checks; 0: only by hand"),
 		conf.Bool("downgrade", &c.Downgrade, false, "take an older release when the channel has nothing newer"),
 		conf.Bool("prevent_late_fallback", &c.PreventLateFallback, false, "once a release has proven itself, nobody can go back to the older one"),
@@ -147,9 +149,12 @@ func parseConfig(args, env []string, read func(string) ([]byte, error)) (Config,
 	if c.Slot != "" && c.Slot != "a" && c.Slot != "b" {
 		return c, res, conf.Error{fmt.Sprintf("slot = %q: use a or b", c.Slot)}
 	}
-	if c.PeerListen != "" {
+	if c.PeerListen == "" {
+		c.PeerListen = off
+	}
+	if c.PeerListen != auto && c.PeerListen != off {
 		if a, err := netip.ParseAddrPort(c.PeerListen); err != nil || a.Addr().IsUnspecified() {
-			return c, res, conf.Error{fmt.Sprintf("peer_listen = %q: use this host's own address and a port, such as 10.0.0.1:2377", c.PeerListen)}
+			return c, res, conf.Error{fmt.Sprintf("peer_listen = %q: use auto, off, or this host's own address and a port, such as 10.0.0.1:2377", c.PeerListen)}
 		}
 	}
 	return c, res, nil

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fleet-init/fleet/internal/rollout"
+	"github.com/fleet-init/fleet/update-engine/peers"
 	"github.com/fleet-init/fleet/update-engine/slot"
 	"github.com/fleet-init/fleet/update-engine/update"
 )
@@ -40,6 +41,7 @@ type control struct {
 	from   func(url string)
 	// history is what has happened here, oldest first; nil: nobody keeps it.
 	history func() []rollout.Event
+	share   *peers.Share // nil: this host does not hand frames on
 
 	mu      sync.Mutex // guards waiting
 	waiting map[chan update.State]bool

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -73,7 +74,10 @@ type host struct {
 	heldUp time.Time
 
 	// from is a directory named by hand (apply --file); it comes before the mirrors until the daemon ends.
-	from atomic.Pointer[string]
+	from      atomic.Pointer[string]
+	limitOnce sync.Once
+	limit     *rate.Limiter // nil: none
+
 	// staged is what Stage has verified, for Finalize.
 	staged staged
 }
@@ -186,10 +190,18 @@ func (h *host) mirrors() (payload.Mirrors, error) {
 		}
 		m.Base = append(m.Base, u)
 	}
-	if h.cfg.RateLimit > 0 {
-		m.Limit = rate.NewLimiter(rate.Limit(h.cfg.RateLimit), max(h.cfg.RateLimit/4, 16<<10))
-	}
+	m.Limit = h.limiter()
 	return m, nil
+}
+
+// limiter is the one of this process: also frames for others count.
+func (h *host) limiter() *rate.Limiter {
+	h.limitOnce.Do(func() {
+		if h.cfg.RateLimit > 0 {
+			h.limit = rate.NewLimiter(rate.Limit(h.cfg.RateLimit), max(h.cfg.RateLimit/4, 16<<10))
+		}
+	})
+	return h.limit
 }
 
 // open reads the newest signed state from the first mirror that gives it whole.

@@ -11,11 +11,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/fleet-init/fleet/update-engine/peers"
 	"github.com/fleet-init/fleet/update-engine/update"
 )
 
 // metrics are made from the state at each scrape: nothing is counted twice, nothing is forgotten at a restart.
-func metrics(s update.State) *prometheus.Registry {
+func metrics(s update.State, share *peers.Share) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	gauge := func(name, help string, v float64, labels prometheus.Labels) {
 		g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "fleet_update", Name: name, Help: help, ConstLabels: labels})
@@ -36,6 +37,17 @@ func metrics(s update.State) *prometheus.Registry {
 	gauge("phase", "1 for the phase the host is in.", 1, prometheus.Labels{"phase": string(s.Phase)})
 	gauge("refused_releases", "Releases that failed here and are not taken again.", float64(len(s.Failed)), nil)
 	gauge("staged_frames", "Frames of the release under way that are written.", float64(s.Done), nil)
+	if share == nil {
+		return r
+	}
+	count := func(name, help string, v int64, labels prometheus.Labels) {
+		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "fleet_update", Name: name, Help: help, ConstLabels: labels},
+			func() float64 { return float64(v) }))
+	}
+	got := "Bytes of frames that came from the mirrors (origin) and from other hosts (peers) since the start."
+	count("frame_bytes_total", got, share.Count.Origin.Load(), prometheus.Labels{"from": "origin"})
+	count("frame_bytes_total", got, share.Count.Peers.Load(), prometheus.Labels{"from": "peers"})
+	count("frame_bytes_given_total", "Bytes of frames handed on to other hosts since the start.", share.Count.Given.Load(), nil)
 	return r
 }
 
@@ -45,7 +57,7 @@ func (c *control) metrics(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	promhttp.HandlerFor(metrics(s), promhttp.HandlerOpts{}).ServeHTTP(w, r)
+	promhttp.HandlerFor(metrics(s, c.share), promhttp.HandlerOpts{}).ServeHTTP(w, r)
 }
 
 // serveMetrics serves the same on an address of its own.

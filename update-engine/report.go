@@ -22,13 +22,13 @@ type reporter struct {
 	file    string // the history
 	slots   slot.Slots
 	now     func() time.Time
-	self    rollout.Host // what never changes
 	publish func(context.Context, rollout.Host) error
 	journal func(update.State, string) // nil: nowhere
 
 	wake chan struct{}
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex   // guards what follows
+	self    rollout.Host // what does not come from the state
 	state   update.State
 	history []rollout.Event
 }
@@ -71,6 +71,17 @@ func (r *reporter) changed(s update.State) {
 			r.log.Warn("keep the history", "err", err)
 		}
 	}
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// shares takes where this host hands frames on.
+func (r *reporter) shares(address string) {
+	r.mu.Lock()
+	r.self.Peer = address
 	r.mu.Unlock()
 	select {
 	case r.wake <- struct{}{}:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -115,7 +116,8 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 		return err
 	}
 	h := &host{cfg: c, log: log, slots: slots, running: id.version, now: time.Now, logins: people, reboot: rebooter(c.RebootCommand, c.ResetCommand),
-		client: &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 30 * time.Second, MaxIdleConnsPerHost: 2}}}
+		client: &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
+			TLSHandshakeTimeout: 30 * time.Second, MaxIdleConnsPerHost: 2}}}
 	if h.windows, err = c.windows(); err != nil {
 		return err
 	}
@@ -134,8 +136,8 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 		}
 		h.permits = all
 	}
-	if c.PeerListen != "" && all != nil {
-		h.share = newSharing(c, h, id.machine, all.rollouts.Hosts)
+	if c.PeerListen != off && all != nil {
+		h.share = newSharing(c, h, all.id, all)
 	}
 	first, err := h.started(id.boot)
 	if err != nil {
@@ -155,9 +157,6 @@ func (h *host) live(ctx context.Context, id identity, all *cluster, first update
 	}
 	notify := lib.NewNotifier(os.Getenv, os.Getpid())
 	self := rollout.Host{Machine: id.machine, Channel: rolloutOf(c), Group: c.Group, Slot: string(id.slot)}
-	if h.share != nil {
-		self.Peer = h.share.address
-	}
 	rep := newReporter(log, filepath.Join(c.StateDir, "history.json"), h.slots, self, h.now)
 	rep.journal = toJournal
 	ctl.history = rep.events
@@ -180,6 +179,7 @@ func (h *host) live(ctx context.Context, id identity, all *cluster, first update
 	}
 	g := lib.NewGroup(ctx)
 	if h.share != nil {
+		h.share.tell, ctl.share = rep.shares, h.share.Share
 		g.Go("peers", func(ctx context.Context) error { return h.share.serve(ctx, c) })
 	}
 	if c.MetricsListen != "" {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -12,6 +11,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/pki"
 	"github.com/fleet-init/fleet/internal/rollout"
 	"github.com/fleet-init/fleet/update-engine/payload"
@@ -21,12 +23,21 @@ import (
 // sharing is this host's part in handing frames on.
 type sharing struct {
 	*peers.Share
-	address string // ours, for the others
+	self    fleet.MachineID
 	hosts   atomic.Pointer[[]peers.Host]
 	where   atomic.Pointer[map[string]string] // name:port of a host's certificate → its address:port
-	list    func(context.Context) ([]rollout.Host, error)
+	crowd   crowd
 	channel string
 	log     *slog.Logger
+	tell    func(address string) // says to the others where we hand frames on; "" = nowhere
+}
+
+// crowd is what must be known of the other hosts. cluster is the real one.
+type crowd interface {
+	// Sharing are the reports of the hosts that are up.
+	Sharing(ctx context.Context) ([]rollout.Host, error)
+	// Own is this host as the others know it.
+	Own(ctx context.Context) (fleet.Machine, error)
 }
 
 // origin is the configured mirrors, as they are at each fetch.
@@ -41,8 +52,8 @@ func (o origin) Fetch(ctx context.Context, file string, spans []payload.Span, ta
 }
 
 // newSharing joins the hosts of the same channel that say where they share.
-func newSharing(c Config, h *host, self string, list func(context.Context) ([]rollout.Host, error)) *sharing {
-	s := &sharing{address: c.PeerListen, list: list, channel: rolloutOf(c), log: h.log}
+func newSharing(c Config, h *host, self fleet.MachineID, others crowd) *sharing {
+	s := &sharing{self: self, crowd: others, channel: rolloutOf(c), log: h.log, tell: func(string) {}}
 	dial := func(ctx context.Context, network, name string) (net.Conn, error) {
 		// The name is in the certificate; where it is, the host itself has said.
 		address, ok := (*s.where.Load())[name]
@@ -57,10 +68,11 @@ func newSharing(c Config, h *host, self string, list func(context.Context) ([]ro
 		if err != nil {
 			return nil, err
 		}
-		return (&tls.Dialer{Config: holder.Client(host)}).DialContext(ctx, network, address)
+		// The kernel of a host that is up answers at once, however busy it is.
+		return (&tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: holder.Client(host)}).DialContext(ctx, network, address)
 	}
-	s.Share = &peers.Share{Origin: origin{h}, Self: self, Client: &http.Client{Transport: &http.Transport{DialTLSContext: dial, MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute}},
-		Cache: peers.Cache{Dir: filepath.Join(c.StateDir, "frames"), Max: int64(c.PeerCache)}, Hosts: func() []peers.Host { return *s.hosts.Load() }}
+	s.Share = &peers.Share{Origin: origin{h}, Self: string(self), Client: &http.Client{Transport: &http.Transport{DialTLSContext: dial, MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute}},
+		Cache: peers.Cache{Dir: filepath.Join(c.StateDir, "frames"), Max: int64(c.PeerCache), Free: diskFree}, Hosts: func() []peers.Host { return *s.hosts.Load() }}
 	s.hosts.Store(new([]peers.Host))
 	s.where.Store(&map[string]string{})
 	return s
@@ -70,7 +82,7 @@ func newSharing(c Config, h *host, self string, list func(context.Context) ([]ro
 func (s *sharing) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	list, err := s.list(ctx)
+	list, err := s.crowd.Sharing(ctx)
 	if err != nil {
 		s.log.Warn("who shares frames is not known", "err", err)
 		return
@@ -90,6 +102,15 @@ func (s *sharing) look(ctx context.Context) {
 	s.hosts.Store(&out)
 }
 
+// diskFree says how full the disk below a folder is.
+func diskFree(dir string) (free, all int64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, 0, fmt.Errorf("look how full %s is: %w", dir, err)
+	}
+	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, nil
+}
+
 // source is where a payload comes from: the mirrors, or the other hosts before them. What came by hand is not asked of others.
 func (h *host) source(ctx context.Context) (payload.Source, error) {
 	m, err := h.mirrors()
@@ -98,47 +119,4 @@ func (h *host) source(ctx context.Context) (payload.Source, error) {
 	}
 	h.share.look(ctx)
 	return h.share, nil
-}
-
-// serve hands frames on until ctx ends.
-func (s *sharing) serve(ctx context.Context, c Config) error {
-	l, err := net.Listen("tcp", c.PeerListen)
-	if err != nil {
-		return fmt.Errorf("peer_listen: %w: choose another port, or end what uses it", err)
-	}
-	return s.serveOn(ctx, l, c)
-}
-
-func (s *sharing) serveOn(ctx context.Context, l net.Listener, c Config) error {
-	conf := &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		holder, err := pki.OpenHolder(c.PKIDir, time.Now)
-		if err != nil {
-			return nil, err
-		}
-		now, err := holder.Server().GetConfigForClient(hello)
-		if err == nil {
-			now = now.Clone()
-			now.ClientAuth, now.NextProtos = tls.RequireAndVerifyClientCert, []string{"http/1.1"}
-		}
-		return now, err
-	}}
-	srv := &http.Server{Handler: hostsOnly(s.Handler()), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-	defer stop()
-	if err := srv.Serve(tls.NewListener(l, conf)); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("peer_listen: %w", err)
-	}
-	return nil
-}
-
-// hostsOnly lets hosts of the cluster in, and no person: frames are their own affair.
-func hostsOnly(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if id, err := pki.IdentityOf(r.TLS.PeerCertificates[0]); err != nil || !id.Role.IsHost() {
-			http.Error(w, "frames are for hosts of the cluster", http.StatusForbidden)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
 }

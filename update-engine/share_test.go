@@ -4,15 +4,18 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/pki"
 	"github.com/fleet-init/fleet/internal/rollout"
 	"github.com/fleet-init/fleet/update-engine/slot"
@@ -37,6 +40,16 @@ func credential(t *testing.T, ca pki.CA, id pki.Identity) (*pki.Holder, string) 
 	return h, dir
 }
 
+// others is a crowd.
+type others struct {
+	reports []rollout.Host
+	own     fleet.Machine
+	err     error
+}
+
+func (o *others) Sharing(context.Context) ([]rollout.Host, error) { return o.reports, o.err }
+func (o *others) Own(context.Context) (fleet.Machine, error)      { return o.own, o.err }
+
 func TestHostsStageAReleaseFromEachOtherOverTLS(t *testing.T) {
 	p := newPublisher(t)
 	p.publish(t, "2.0.0")
@@ -50,22 +63,21 @@ func TestHostsStageAReleaseFromEachOtherOverTLS(t *testing.T) {
 	defer web.Close()
 	ca, err := pki.NewCA(time.Now())
 	must(t, err)
-	var reports []rollout.Host
-	list := func(context.Context) ([]rollout.Host, error) { return reports, nil }
+	var all others
 	stage := func(digit string) {
 		id := strings.Repeat(digit, 32)
 		m := newMachine(t, p, web.URL)
 		m.cfg.PeerCache = 1 << 30
 		_, m.cfg.PKIDir = credential(t, ca, pki.Identity{Role: pki.Host, Name: id})
 		h := &host{cfg: m.cfg, log: slog.New(slog.DiscardHandler), slots: slot.Slots{Boot: m.slots, Images: m.slots, Running: slot.A}, running: "1.0.0", now: time.Now, client: http.DefaultClient}
-		h.share = newSharing(m.cfg, h, id, list)
+		h.share = newSharing(m.cfg, h, fleet.MachineID(id), &all)
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		must(t, err)
 		ctx, cancel := context.WithCancel(t.Context())
 		end := make(chan error, 1)
 		go func() { end <- h.share.serveOn(ctx, l, m.cfg) }()
 		t.Cleanup(func() { cancel(); must(t, <-end) })
-		reports = append(reports, rollout.Host{Machine: id, Channel: rolloutOf(m.cfg), Peer: l.Addr().String()})
+		all.reports = append(all.reports, rollout.Host{Machine: id, Channel: rolloutOf(m.cfg), Peer: l.Addr().String()})
 		offers, err := h.offers(t.Context())
 		must(t, err)
 		if f := h.stage(t.Context(), offers[0], func(update.Fact) {}); f.Kind != update.StagedOK {
@@ -89,14 +101,62 @@ func TestHostsStageAReleaseFromEachOtherOverTLS(t *testing.T) {
 	for who, holder := range map[string]*pki.Holder{"a person": person, "a host of another cluster": foreign, "nobody": none} {
 		conf := holder.Client("")
 		conf.VerifyConnection = func(tls.ConnectionState) error { return nil } // whom it believes is not what is looked at here
-		resp, err := (&http.Client{Transport: &http.Transport{TLSClientConfig: conf}}).Get("https://" + reports[0].Peer + "/frames/x")
+		resp, err := (&http.Client{Transport: &http.Transport{TLSClientConfig: conf}}).Get("https://" + all.reports[0].Peer + "/frames/x")
 		if err == nil {
 			if resp.Body.Close(); resp.StatusCode != http.StatusForbidden {
 				t.Errorf("%s is answered %s", who, resp.Status)
 			}
 		}
 	}
-	if _, _, err := parseConfig([]string{"--peer-listen=0.0.0.0:1"}, nil, func(string) ([]byte, error) { return nil, os.ErrNotExist }); err == nil {
-		t.Error("an address that nobody reaches was taken")
+	for _, word := range []string{"0.0.0.0:1", "yes"} {
+		if _, _, err := parseConfig([]string{"--peer-listen=" + word}, nil, func(string) ([]byte, error) { return nil, os.ErrNotExist }); err == nil {
+			t.Errorf("peer_listen=%s was taken", word)
+		}
+	}
+}
+
+// A host begins to share once it has a certificate and an address, which fleetd gets at a time of its own.
+func TestSharingBeginsWithACertificate(t *testing.T) {
+	m := newMachine(t, newPublisher(t))
+	m.cfg.PeerListen, m.cfg.PeerCache, m.cfg.PKIDir = auto, 1<<30, t.TempDir()
+	h := &host{cfg: m.cfg, log: slog.New(slog.DiscardHandler), now: time.Now, client: http.DefaultClient}
+	var all others
+	id := strings.Repeat("1", 32)
+	s := newSharing(m.cfg, h, fleet.MachineID(id), &all)
+	said := make(chan string, 10)
+	s.tell = func(address string) { said <- address }
+	not := func(why string) {
+		t.Helper()
+		if began, err := s.serveHere(t.Context(), m.cfg); began || err != nil {
+			t.Errorf("%s, and it shares: %v %v", why, began, err)
+		}
+	}
+	not("there is no certificate")
+	ca, err := pki.NewCA(time.Now())
+	must(t, err)
+	_, m.cfg.PKIDir = credential(t, ca, pki.Identity{Role: pki.Host, Name: id})
+	not("nobody knows where this host is")
+	all.err = errors.New("the store is away")
+	not("the store is away")
+
+	all = others{own: fleet.Machine{HostAddr: netip.MustParseAddrPort("127.0.0.1:2378")}}
+	if at, err := s.ownAddress(t.Context()); at != "127.0.0.1:2377" || err != nil {
+		t.Errorf("it would share at %q: %v", at, err)
+	}
+	m.cfg.PeerListen = "127.0.0.1:0"
+	ctx, cancel := context.WithCancel(t.Context())
+	end := make(chan error, 1)
+	go func() { end <- s.serve(ctx, m.cfg) }()
+	if at := <-said; at != m.cfg.PeerListen {
+		t.Errorf("it shares at %q", at)
+	}
+	cancel()
+	must(t, <-end)
+	if at := <-said; at != "" {
+		t.Errorf("at its end it says that it shares at %q", at)
+	}
+	m.cfg.PeerListen = "192.0.2.1:1" // an address of nobody's
+	if _, err := s.serveHere(t.Context(), m.cfg); err == nil || !strings.Contains(err.Error(), "choose another port") {
+		t.Errorf("an address that this host has not: %v", err)
 	}
 }

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/fleet-init/fleet/internal/fleet"
 )
@@ -18,4 +19,18 @@ func (r *Registry) Machines(ctx context.Context) (map[fleet.MachineID]fleet.Mach
 		list[id], _ = ro.machine(id)
 	}
 	return list, nil
+}
+
+// Machine reads one registered machine; fleet.ErrNotFound when it is not.
+func (r *Registry) Machine(ctx context.Context, id fleet.MachineID) (fleet.Machine, error) {
+	kvs, _, err := r.store.Range(ctx, r.machineKey(id), r.settingsKey(id), r.admittedKey(id))
+	if err != nil {
+		return fleet.Machine{}, storeErr("read machine", err)
+	}
+	ro := r.rosterOf(kvs)
+	if _, ok := ro.own[id]; !ok {
+		return fleet.Machine{}, fmt.Errorf("machine %s: %w", id.Short(), fleet.ErrNotFound)
+	}
+	m, _ := ro.machine(id)
+	return m, nil
 }

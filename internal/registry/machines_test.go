@@ -1,6 +1,11 @@
 package registry
 
-import "testing"
+import (
+	"errors"
+	"testing"
+
+	"github.com/fleet-init/fleet/internal/fleet"
+)
 
 func TestMachinesAreThoseOfTheSnapshot(t *testing.T) {
 	f := newFixture(t)
@@ -13,4 +18,10 @@ func TestMachinesAreThoseOfTheSnapshot(t *testing.T) {
 	f.must(err)
 	f.want("machines", f.snapshot().Machines, got)
 	f.want("seat", h.Seat, got[m2].Seat)
+	one, err := f.Machine(t.Context(), m2)
+	f.must(err)
+	f.want("one of them", got[m2], one)
+	if _, err := f.Machine(t.Context(), "nobody"); !errors.Is(err, fleet.ErrNotFound) {
+		t.Errorf("a machine that is not there is read with %v", err)
+	}
 }

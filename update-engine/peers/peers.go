@@ -15,11 +15,11 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fleet-init/fleet/update-engine/payload"
@@ -38,13 +38,18 @@ type Share struct {
 	Self   string        // ID
 	Client *http.Client
 	Cache  Cache
-	// Patience is how long a peer may take for one frame, its own fetch included; 0 is 20 s.
+	// Patience is how long a peer may take for one frame, its own fetch included; 0 is 2 minutes: behind it may be a slow line to the origin. One
+	// that is off is found out by the dialer, much earlier.
 	Patience time.Duration
+	Count    Count
 
 	mu  sync.Mutex           // guards bad
 	bad map[string]time.Time // peers that failed, and until when they are left alone
 	one keyed                // one fetch of a frame from the origin at a time
 }
+
+// Count is how many bytes of frames went which way since the start.
+type Count struct{ Origin, Peers, Given atomic.Int64 }
 
 // home is the host where a frame is at home: each host comes to the same one from the same list.
 func home(list []Host, sum payload.Hash) (best Host, ok bool) {
@@ -112,9 +117,10 @@ func (s *Share) span(ctx context.Context, file string, span payload.Span) ([]byt
 		return b, nil
 	}
 	if h, ok := home(s.able(), span.Sum); ok && h.ID != s.Self {
+		// It is not kept: whoever needs it asks its home too.
 		b, err := s.ask(ctx, h, file, span)
 		if err == nil {
-			s.keep(span, b)
+			s.Count.Peers.Add(span.Len)
 			return b, nil
 		}
 		if ctx.Err() != nil {
@@ -139,7 +145,7 @@ func (s *Share) leave(id string) {
 	if s.bad == nil {
 		s.bad = map[string]time.Time{}
 	}
-	s.bad[id] = time.Now().Add(time.Minute)
+	s.bad[id] = time.Now().Add(10 * time.Minute)
 }
 
 // keep puts a frame into the cache. A full disk only means that others ask in vain.
@@ -148,7 +154,7 @@ func (s *Share) keep(span payload.Span, b []byte) { _ = s.Cache.Put(span, b) }
 func (s *Share) ask(ctx context.Context, h Host, file string, span payload.Span) ([]byte, error) {
 	wait := s.Patience
 	if wait == 0 {
-		wait = 20 * time.Second
+		wait = 2 * time.Minute
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -196,6 +202,7 @@ func (s *Share) fetch(ctx context.Context, file string, span payload.Span) ([]by
 		return nil
 	})
 	if err == nil {
+		s.Count.Origin.Add(span.Len)
 		s.keep(span, out)
 	}
 	return out, err
@@ -257,7 +264,8 @@ func (s *Share) Handler() http.Handler {
 			return
 		}
 		w.Header().Set("Content-Type", "application/octet-stream")
-		_, _ = w.Write(b) // a peer that is gone does not need it
+		n, _ := w.Write(b) // a peer that is gone does not need it
+		s.Count.Given.Add(int64(n))
 	})
 	return mux
 }
@@ -274,77 +282,4 @@ func asked(r *http.Request) (payload.Span, string, error) {
 	}
 	s.Off, s.Len = off, length
 	return s, file, err
-}
-
-// Cache keeps frames by their hash, one file each. When there are more bytes than Max the oldest go.
-type Cache struct {
-	Dir string
-	Max int64
-}
-
-func (c Cache) path(sum payload.Hash) string { return filepath.Join(c.Dir, sum.String()) }
-
-// Get gives a frame; what the disk has spoiled is as good as not there.
-func (c Cache) Get(s payload.Span) ([]byte, error) {
-	b, err := os.ReadFile(c.path(s.Sum))
-	if err == nil && payload.Sum(b) != s.Sum {
-		err = payload.ErrContent
-	}
-	return b, err
-}
-
-// Put keeps a frame.
-func (c Cache) Put(s payload.Span, b []byte) error {
-	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
-		return err
-	}
-	if err := c.makeRoom(int64(len(b))); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(c.Dir, "new*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), c.path(s.Sum))
-	}
-	if err != nil {
-		err = errors.Join(err, os.Remove(f.Name()))
-	}
-	return err
-}
-
-func (c Cache) makeRoom(n int64) error {
-	list, err := os.ReadDir(c.Dir)
-	if err != nil {
-		return err
-	}
-	type file struct {
-		name string
-		size int64
-		at   time.Time
-	}
-	var files []file
-	total := n
-	for _, e := range list {
-		if info, err := e.Info(); err == nil { // else it has just gone
-			files = append(files, file{e.Name(), info.Size(), info.ModTime()})
-			total += info.Size()
-		}
-	}
-	slices.SortFunc(files, func(a, b file) int { return a.at.Compare(b.at) })
-	for _, f := range files {
-		if total <= c.Max {
-			break
-		}
-		if err := os.Remove(filepath.Join(c.Dir, f.name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		total -= f.size
-	}
-	if total > c.Max {
-		return fmt.Errorf("a frame of %d bytes does not fit into a cache of %d", n, c.Max)
-	}
-	return nil
 }

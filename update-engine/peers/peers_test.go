@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/fleet-init/fleet/update-engine/payload"
 )
@@ -117,6 +118,9 @@ func TestPeersThatFailOrLieArePassedBy(t *testing.T) {
 	if err := c.take(c.shares[0]); err != nil {
 		t.Errorf("all is in the cache: %v", err)
 	}
+	if n := &c.shares[0].Count; n.Peers.Load() != 0 || n.Origin.Load() != int64(len(c.origin.file)) {
+		t.Errorf("%d bytes came from peers, %d from the origin", n.Peers.Load(), n.Origin.Load())
+	}
 	fresh := newCluster(t, 1, 3, 64)
 	fresh.origin.down.Store(true)
 	if err := fresh.take(fresh.shares[0]); err == nil {
@@ -170,6 +174,25 @@ func TestCacheStaysSmallAndDistrustsTheDisk(t *testing.T) {
 	}
 	if err := c.Put(spans[0], make([]byte, 300)); err == nil {
 		t.Error("more than fits was kept")
+	}
+	c.Free = func(string) (int64, int64, error) { return 99, 800, nil } // an eighth is 100
+	if err := c.Put(spans[0], bytes.Repeat([]byte{0}, 100)); err != nil {
+		t.Error(err)
+	}
+	if list, err := os.ReadDir(c.Dir); err != nil || len(list) != 1 {
+		t.Errorf("%d frames are on a disk that is full, %v", len(list), err)
+	}
+	if err := os.WriteFile(filepath.Join(c.Dir, "new1"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for at, want := range map[time.Duration]int{time.Hour: 1, 8 * 24 * time.Hour: 0} {
+		err := c.Tidy(time.Now().Add(at))
+		if list, rerr := os.ReadDir(c.Dir); err != nil || rerr != nil || len(list) > want {
+			t.Errorf("%d frames are left after %s, want %d: %v %v", len(list), at, want, err, rerr)
+		}
+	}
+	if err := (Cache{Dir: filepath.Join(t.TempDir(), "none")}).Tidy(time.Now()); err != nil {
+		t.Error(err)
 	}
 }
 
