@@ -10,6 +10,7 @@ import (
 
 	"github.com/fleet-init/fleet/internal/api"
 	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/pause"
 	"github.com/fleet-init/fleet/internal/unit"
 )
 
@@ -149,7 +150,7 @@ func (r *logReader) run(ctx context.Context) int {
 				lost = time.Now()
 				break
 			}
-			pause(ctx, askAgain)
+			pause.For(ctx, askAgain)
 		}
 	}
 	switch {
@@ -166,15 +167,6 @@ func (r *logReader) run(ctx context.Context) int {
 func isLost(err error) bool {
 	var conn *api.ConnectError
 	return errors.As(err, &conn)
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }
 
 func (r *logReader) read(ctx context.Context) error {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/fleet-init/fleet/fleetd/member"
 	"github.com/fleet-init/fleet/internal/backup"
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // backups saves the store to this host's disk from time to time and keeps the newest few. A disk full of them, or one that cannot be written, is said
@@ -78,7 +79,7 @@ func (b backups) run(ctx context.Context, holds func() bool) error {
 		return nil
 	}
 	said := ""
-	for sleep(ctx, min(time.Minute, b.every)) {
+	for pause.For(ctx, min(time.Minute, b.every)) {
 		now := time.Now()
 		if !holds() || now.Before(b.due()) {
 			continue

@@ -14,6 +14,7 @@ import (
 
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/kv"
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // continuity keeps a machine from obeying an older plan: it remembers which cluster it last obeyed and at which revision, and does not obey one
@@ -148,6 +149,6 @@ func (c *continuity) run(ctx context.Context, watch func() (cluster string, chan
 
 // await returns once the store is to be obeyed, or ctx ends.
 func (c *continuity) await(ctx context.Context) {
-	for c.check(ctx) != nil && sleep(ctx, 2*time.Second) {
+	for c.check(ctx) != nil && pause.For(ctx, 2*time.Second) {
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/fleet-init/fleet/fleetd/engine"
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/registry"
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 const (
@@ -82,7 +83,7 @@ func (h *host) awaitShutdown(ctx context.Context, begins chan<- struct{}) error 
 			said = true
 			h.log.Info("a shutdown of this host will not wait until its units run elsewhere", "err", err)
 		}
-		if !sleep(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			return nil
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/fleet-init/fleet/internal/registry"
 	daemon "github.com/fleet-init/fleet/internal/run"
 	"github.com/fleet-init/fleet/internal/unit"
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // hosts is how this fleetd and those of other hosts speak to each other, on host_port of member_ip. docs/decisions/0011-logs.md
@@ -93,7 +94,7 @@ func (h *hosts) run(ctx context.Context) error {
 			last = err.Error()
 		}
 		h.publish(netip.AddrPort{})
-		if !sleep(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			return nil
 		}
 	}
@@ -162,7 +163,7 @@ const lookAgain = 10 * time.Second
 
 // awaitAway returns when addr is no longer among this host's addresses, or ctx ends.
 func awaitAway(ctx context.Context, addr netip.Addr, all func() []netip.Prefix) {
-	for sleep(ctx, lookAgain) {
+	for pause.For(ctx, lookAgain) {
 		if !slices.ContainsFunc(all(), func(p netip.Prefix) bool { return p.Addr() == addr }) {
 			return
 		}

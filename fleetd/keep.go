@@ -15,6 +15,7 @@ import (
 	"github.com/fleet-init/fleet/internal/api"
 	"github.com/fleet-init/fleet/internal/authority"
 	"github.com/fleet-init/fleet/internal/pki"
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // run keeps the certificate good: it follows the CA, and renews at two thirds of the certificate's life. It begins when the store answers.
@@ -36,7 +37,7 @@ func (t *trust) run(ctx context.Context) error {
 			last = err.Error()
 			t.log.Warn("the cluster's CA is not followed at the moment", "err", err)
 		}
-		sleep(ctx, wait)
+		pause.For(ctx, wait)
 	}
 	return nil
 }
@@ -154,7 +155,7 @@ func (t *trust) poll(ctx context.Context, changes chan<- []*x509.Certificate) er
 			return err
 		}
 		// All hosts hear of it at the same moment; they shall not all ask for certificates in the next.
-		sleep(ctx, rand.N(2*time.Second))
+		pause.For(ctx, rand.N(2*time.Second))
 		hand(ctx, changes, bundle)
 	}
 	return nil

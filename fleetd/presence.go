@@ -10,6 +10,7 @@ import (
 
 	"github.com/fleet-init/fleet/fleetd/guard"
 	"github.com/fleet-init/fleet/internal/kv"
+	"github.com/fleet-init/fleet/internal/pause"
 	"github.com/fleet-init/fleet/internal/registry"
 )
 
@@ -132,7 +133,7 @@ func (p *presence) register(ctx context.Context) (registry.Presence, error) {
 			last = err.Error()
 		}
 		p.set(nil, err)
-		if !sleep(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			return now, ctx.Err()
 		}
 	}
@@ -199,19 +200,7 @@ func (p *presence) update(ctx context.Context, now registry.Presence) error {
 	err := p.reg.Update(try, now, p.said())
 	if err != nil && !errors.Is(err, kv.ErrLeaseGone) {
 		p.Say(func(*registry.Hello) {})
-		sleep(ctx, registerMin)
+		pause.For(ctx, registerMin)
 	}
 	return err
-}
-
-// sleep waits that long; false: ctx ended before.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

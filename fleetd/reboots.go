@@ -19,6 +19,7 @@ import (
 	"github.com/fleet-init/fleet/internal/kv"
 	"github.com/fleet-init/fleet/internal/reboot"
 	"github.com/fleet-init/fleet/internal/unit"
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // reboots answers who may reboot, out of what this fleetd knows of the cluster: docs/decisions/0022-reboots-and-updates.md.
@@ -28,6 +29,7 @@ type reboots struct {
 	guard    func(fleet.Machine) kv.Guard
 	voters   func(context.Context) ([]voter, error)
 	now      func() time.Time
+	alarm    time.Duration // a holder that is away for longer is an alarm
 }
 
 // voter is one voting member of the store: where it serves clients says on which machine it is.
@@ -38,7 +40,7 @@ type voter struct {
 
 func newReboots(h *host) *reboots {
 	return &reboots{permits: reboot.Permits{Store: h.store, Prefix: h.cfg.EtcdKeyPrefix}, snapshot: h.registry.Snapshot, guard: h.registry.GuardMachine,
-		voters: h.voters, now: time.Now}
+		voters: h.voters, now: time.Now, alarm: h.cfg.RebootAlarm}
 }
 
 // voters reads the members that vote. The store answers it itself, whatever this host's part in it is.
@@ -210,9 +212,6 @@ type groupState struct {
 	Lost  []reboot.Holder `json:"lost,omitempty"`
 }
 
-// lostAfter is how long a machine may be away with a permit before an operator should look.
-const lostAfter = 15 * time.Minute
-
 func (r *reboots) routes() map[string]api.Route {
 	return map[string]api.Route{
 		"reboot":  {"GET": r.list},
@@ -252,7 +251,7 @@ func (r *reboots) state(ctx context.Context, group string, sem reboot.Semaphore)
 		}
 	}
 	c.At = r.now()
-	return groupState{group, sem, sem.Limit(len(s.Machines)), sem.Lost(c, lostAfter)}, nil
+	return groupState{group, sem, sem.Limit(len(s.Machines)), sem.Lost(c, r.alarm)}, nil
 }
 
 func (r *reboots) show(w http.ResponseWriter, req *http.Request, group string) error {
@@ -366,7 +365,7 @@ func mean(err error) error {
 func (h *host) watchPermits(ctx context.Context) error {
 	r := newReboots(h)
 	said := map[string]time.Time{}
-	for sleep(ctx, time.Minute) {
+	for pause.For(ctx, time.Minute) {
 		if h.leader == nil || !h.leader.Counters().Leading {
 			continue
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/fleet-init/fleet/internal/registry"
 	daemon "github.com/fleet-init/fleet/internal/run"
 	"github.com/fleet-init/fleet/internal/unit"
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // leaderTTL is short beside the machines' time to live, so that another engine plans before the dead leader's own units move.
@@ -234,7 +235,7 @@ func (h *host) healthy() error {
 
 // followAddress publishes a new address when the host gets one (DHCP, a cable). Looking costs some microseconds.
 func (h *host) followAddress(ctx context.Context) error {
-	for sleep(ctx, time.Minute) {
+	for pause.For(ctx, time.Minute) {
 		if ip := publicIP(h.cfg, hostAddrs()); ip != h.presence.said().IP {
 			h.log.Info("new address", "ip", ip)
 			h.presence.Say(func(hello *registry.Hello) { hello.IP = ip })

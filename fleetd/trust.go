@@ -22,6 +22,7 @@ import (
 	"github.com/fleet-init/fleet/internal/authority"
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/pki"
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // trust is this host's certificate: how it came to it, and how it keeps it. docs/decisions/0013-identity.md says what it is worth.
@@ -273,7 +274,7 @@ func (t *trust) joinByToken(ctx context.Context) ([]string, error) {
 		if t.wait("joining by token " + token.ID + ": " + err.Error()) {
 			t.log.Warn("joining by token does not succeed yet", "token", token.ID, "err", err)
 		}
-		if !sleep(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			return nil, ctx.Err()
 		}
 	}

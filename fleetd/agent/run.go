@@ -12,6 +12,7 @@ import (
 
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/unit"
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 const (
@@ -270,7 +271,7 @@ func (r *runner) gather(ctx context.Context) {
 }
 
 func backoff(failures int) time.Duration {
-	return min(100*time.Millisecond<<min(failures, 10), 10*time.Second)
+	return pause.Backoff(failures, 100*time.Millisecond, 10*time.Second)
 }
 
 // Release stops and unloads all units, for a fleetd that is stopped for good. It runs after Run has ended, until nothing is left or

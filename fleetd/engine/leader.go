@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // Store is the registry as a planner uses it.
@@ -96,27 +97,18 @@ func (l *Leader) Run(ctx context.Context) error {
 			}
 			told = err.Error()
 			l.Log.Log(ctx, level, "does not lead", "err", err, "wait", back)
-			sleep(ctx, back/2+rand.N(back))
+			pause.For(ctx, back/2+rand.N(back))
 		default:
 			back, told = 0, ""
 			select {
 			case <-ctx.Done():
 			case <-changed:
 				// All engines of a cluster are woken at once, and one is enough.
-				sleep(ctx, rand.N(l.TTL/20+1))
+				pause.For(ctx, rand.N(l.TTL/20+1))
 			}
 		}
 	}
 	return nil
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }
 
 // errResync: the watch has lost its place; a new snapshot makes good for it.
@@ -146,7 +138,7 @@ func (l *Leader) lead(ctx context.Context, term fleet.Term) error {
 			}
 			l.Log.Debug("reads the cluster anew", "err", err, "wait", back)
 			l.count(func(c *Counters) { c.Resyncs++ })
-			sleep(leading, back)
+			pause.For(leading, back)
 		}
 	}
 	if leading.Err() != nil {
@@ -170,7 +162,7 @@ func (l *Leader) renew(ctx context.Context, term fleet.Term) error {
 	renewed := time.Now()
 	wait := l.TTL / 3
 	for {
-		sleep(ctx, wait)
+		pause.For(ctx, wait)
 		if ctx.Err() != nil {
 			return nil
 		}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // awaitOriginal waits while another host runs as the member whose data is found here. That is so on a copied disk: started beside the
@@ -24,7 +26,7 @@ func (m *Member) awaitOriginal(ctx context.Context, st state, client netip.AddrP
 		m.doing("not starting", fmt.Errorf("its data is a copy of that of the host at %s, which runs: "+
 			"to make this a host of its own, stop fleetd here, remove %s and /etc/machine-id, run systemd-machine-id-setup and start fleetd; "+
 			"to put it in the other's place, stop that one", st.Self, m.cfg.Dir))
-		if !pause(ctx, wait(try)) {
+		if !pause.For(ctx, backoff(try)) {
 			return false
 		}
 	}

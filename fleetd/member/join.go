@@ -15,6 +15,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // seat is what a joining host got: an entry that its member starts with, or none, to stand by.
@@ -33,7 +35,7 @@ func (m *Member) join(ctx context.Context, st *state, self netip.AddrPort, invit
 			return s, true
 		}
 		m.doing("joining", err)
-		if !pause(ctx, wait(try)) {
+		if !pause.For(ctx, backoff(try)) {
 			return seat{}, false
 		}
 	}
@@ -268,7 +270,7 @@ func (m *Member) standBy(ctx context.Context, st *state, self netip.AddrPort, s 
 	if was != StandBy {
 		m.log.Info("standing by", "voters", s.hosts)
 	}
-	for ok := true; ok; ok = pause(ctx, followEvery) {
+	for ok := true; ok; ok = pause.For(ctx, followEvery) {
 		list, id, err := memberList(ctx, m.client)
 		if err != nil && ctx.Err() == nil {
 			list, id, err = m.listElsewhere(ctx, st, self, err)

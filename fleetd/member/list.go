@@ -16,6 +16,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // ErrElsewhere: the store is an etcd elsewhere, whose members are not ours to look after.
@@ -187,7 +188,7 @@ func (m *Member) Promote(ctx context.Context, peer string) error {
 		if !errors.Is(err, rpctypes.ErrMemberLearnerNotReady) && !errors.Is(err, rpctypes.ErrUnhealthy) && ctx.Err() == nil {
 			return explain(err)
 		}
-		if !pause(ctx, 500*time.Millisecond) {
+		if !pause.For(ctx, 500*time.Millisecond) {
 			return fmt.Errorf("member %x did not start, or did not catch up with the others in time; its seat stays: %w", mb.ID, context.Cause(ctx))
 		}
 	}
@@ -213,7 +214,7 @@ func (m *Member) makeRoom(ctx context.Context, stays uint64) error {
 	at := max(0, slices.IndexFunc(voters, func(s fleet.StoreMember) bool { return s.Health != "ok" }))
 	for {
 		err := m.Remove(ctx, voters[at].ID)
-		if !errors.Is(err, fleet.ErrConflict) || !pause(ctx, 500*time.Millisecond) { // the new voter must have been seen for 5 s
+		if !errors.Is(err, fleet.ErrConflict) || !pause.For(ctx, 500*time.Millisecond) { // the new voter must have been seen for 5 s
 			return err
 		}
 	}

@@ -19,7 +19,9 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
+	grpcbackoff "google.golang.org/grpc/backoff"
+
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // Config says where the store is and what part this host takes in it.
@@ -91,6 +93,7 @@ type Member struct {
 	conns  conns         // of client
 	http   *http.Client  // to peer ports
 	forgot string        // the last error of writing member.json that was logged; of Run's goroutine
+	ended  time.Time     // when etcd ended by itself last; of Run's goroutine
 	ready  chan struct{} // closed once the store has answered
 
 	mu         sync.Mutex // guards what follows
@@ -255,7 +258,7 @@ func (m *Member) untilReady(ctx context.Context, what string) bool {
 			return true
 		}
 		m.doing(what, explain(err))
-		if !pause(ctx, wait(try)) {
+		if !pause.For(ctx, backoff(try)) {
 			return false
 		}
 	}
@@ -293,7 +296,7 @@ func (m *Member) dial(endpoints []string, opts ...grpc.DialOption) (*clientv3.Cl
 		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
 		DialOptions: append([]grpc.DialOption{grpc.WithContextDialer(m.dialGRPC)}, append(opts, grpc.WithConnectParams(grpc.ConnectParams{
 			// gRPC waits up to two minutes between attempts; a store that is back shall be found in moments.
-			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
+			Backoff:           grpcbackoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
 			MinConnectTimeout: 3 * time.Second,
 		}))...),
 	}
@@ -321,19 +324,7 @@ func (m *Member) dial(endpoints []string, opts ...grpc.DialOption) (*clientv3.Cl
 	return client, nil
 }
 
-// wait is the back-off before try number n (from 0) is repeated: 200 ms doubling to 5 s.
-func wait(n int) time.Duration { return min(200*time.Millisecond<<min(n, 10), 5*time.Second) }
-
-// pause returns false if ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
-}
+// backoff is how long to wait before try number n (from 0) is repeated.
+func backoff(n int) time.Duration { return pause.Backoff(n, 200*time.Millisecond, 5*time.Second) }
 
 func hex(id uint64) string { return fmt.Sprintf("%x", id) }

@@ -57,6 +57,7 @@ func (v *voting) writeOrigin(ctx context.Context) error {
 				next.From = append(next.From, f)
 			}
 		}
+		next.Took = v.st.Took
 		if v.st.Confirm {
 			next.Confirmed, next.By = next.At, "recover"
 		}
@@ -104,7 +105,12 @@ func (m *Member) descends(ctx context.Context, c *clientv3.Client, from string) 
 	return err == nil && o != nil && o.Cluster == cluster && slices.Contains(o.From, from)
 }
 
-// superseded looks whether the cluster goes on elsewhere without this member: restored or made anew, and confirmed. It is asked before a member starts, for
+// goesOn tells whether a cluster that this one comes from goes on in it: somebody has confirmed that, or it was taken while it worked.
+func goesOn(o *fleet.StoreOrigin, from string) bool {
+	return slices.Contains(o.From, from) && (!o.Confirmed.IsZero() || o.Took == from)
+}
+
+// superseded looks whether the cluster goes on elsewhere without this member: restored or made anew (goesOn). It is asked before a member starts, for
 // the lost ones that come back together would be a quorum of the old cluster, and while there is none. One that has a quorum and runs is left alone.
 func (m *Member) superseded(ctx context.Context, st *state, self netip.AddrPort) error {
 	if m.cfg.OriginKey == "" {
@@ -116,7 +122,7 @@ func (m *Member) superseded(ctx context.Context, st *state, self netip.AddrPort)
 			continue
 		}
 		o, cluster, _, err := readOrigin(ctx, c, m.cfg.OriginKey)
-		if err == nil && o != nil && o.Cluster == cluster && slices.Contains(o.From, st.Cluster) && !o.Confirmed.IsZero() {
+		if err == nil && o != nil && o.Cluster == cluster && goesOn(o, st.Cluster) {
 			list, _, listErr := memberList(ctx, c)
 			err = errors.Join(listErr, c.Close())
 			if err == nil {

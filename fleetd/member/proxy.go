@@ -37,7 +37,11 @@ func (m *Member) newProxy(endpoints []string, own *etcdserver.EtcdServer) (*prox
 	watch, _ := grpcproxy.NewWatchProxy(c.Ctx(), m.zap.Named("proxy"), c)
 	cluster, _ := grpcproxy.NewClusterProxy(m.zap.Named("proxy"), c, "", "")
 	lease, _ := grpcproxy.NewLeaseProxy(c.Ctx(), c)
-	s := grpc.NewServer(m.serverOptions()...)
+	options := m.serverOptions()
+	if own != nil {
+		options = append(options, noPanic(own)...)
+	}
+	s := grpc.NewServer(options...)
 	pb.RegisterKVServer(s, freshKV{kv, c})
 	pb.RegisterWatchServer(s, watch)
 	pb.RegisterClusterServer(s, cluster)

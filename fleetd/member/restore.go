@@ -12,12 +12,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/etcdutl/v3/snapshot"
 
 	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // leap is what a restored store adds to the revision of its backup, so that no watch, guard or fencing token of the lost time is ever taken for one of
@@ -32,6 +34,7 @@ func leap(rev int64, now time.Time) uint64 {
 type staged struct {
 	Raw     bool `json:"raw,omitempty"`     // the snapshot has no hash: it is this member's own data
 	Confirm bool `json:"confirm,omitempty"` // whoever ordered it knows what he does: nobody needs to confirm it
+	Took    bool `json:"took,omitempty"`    // the cluster worked, its other members are to come along
 }
 
 func stagedFile(dir string) string { return filepath.Join(dir, "restore.json") }
@@ -56,10 +59,17 @@ func (m *Member) Restore(ctx context.Context, r io.Reader, force bool) error {
 	if len(m.cfg.Servers) > 0 {
 		return ErrElsewhere
 	}
-	if err := stage(m.cfg.Dir, staged{}, func(w io.Writer) error { return copyWhole(w, r) }); err != nil {
+	if err := keepSnapshot(m.cfg.Dir, func(w io.Writer) error { return copyWhole(w, r) }); err != nil {
 		return err
 	}
-	if err := m.leaveOthers(ctx, force); err != nil {
+	others, err := m.company(ctx, force)
+	if err != nil {
+		return errors.Join(err, os.Remove(stagedDB(m.cfg.Dir)))
+	}
+	if err := stage(m.cfg.Dir, staged{Took: len(others) > 0}); err != nil {
+		return err
+	}
+	if err := m.leave(ctx, others); err != nil {
 		return errors.Join(err, os.Remove(stagedFile(m.cfg.Dir)))
 	}
 	return m.beginAnew(ctx)
@@ -92,43 +102,49 @@ func copyWhole(w io.Writer, r io.Reader) error {
 	return nil
 }
 
-// leaveOthers takes all others out of a cluster that works.
-func (m *Member) leaveOthers(ctx context.Context, force bool) error {
+// company are the other members, if the cluster works; to leave them takes force.
+func (m *Member) company(ctx context.Context, force bool) (others []*pb.Member, err error) {
 	list, _, err := memberList(ctx, m.client)
 	if err != nil || len(list) == 1 && hex(list[0].ID) == m.Status().ID {
-		return nil // nobody to leave
+		return nil, nil // nobody to leave
 	}
 	if !force {
-		return refuse("the cluster works, with %d members: with --force they are taken out, and join the restored one", len(list))
+		return nil, refuse("the cluster works, with %d members: with --force they are taken out, and join the restored one", len(list))
 	}
 	if m.Status().Role != Voter {
-		return refuse("this host does not vote: restore on one that does (fleetctl members)")
+		return nil, refuse("this host does not vote: restore on one that does (fleetctl members)")
 	}
+	return slices.DeleteFunc(list, func(mb *pb.Member) bool { return hex(mb.ID) == m.Status().ID }), nil
+}
+
+// leave takes the others out of a cluster that works.
+func (m *Member) leave(ctx context.Context, others []*pb.Member) error {
 	m.hold(true) // else the leader fills the seats again
 	defer m.hold(false)
-	for _, mb := range list {
-		for hex(mb.ID) != m.Status().ID {
+	for _, mb := range others {
+		for {
 			err := m.Remove(ctx, hex(mb.ID))
 			if err == nil || errors.Is(err, fleet.ErrNotFound) {
 				break
 			}
-			if !errors.Is(err, fleet.ErrConflict) && ctx.Err() != nil || !pause(ctx, 500*time.Millisecond) {
+			if !errors.Is(err, fleet.ErrConflict) && ctx.Err() != nil || !pause.For(ctx, 500*time.Millisecond) {
 				return fmt.Errorf("take %s out: %w", mb.Name, err)
 			}
 		}
 	}
-	m.letKnow(ctx, list)
+	m.letKnow(ctx, others)
 	return nil
 }
 
-// letKnow waits until the members that were taken out know it, for some seconds at most: one that did not hear of it in time would wait for its old
-// cluster's quorum, and not join anew by itself. They hear it from a member that is still there, and this is the last one.
-func (m *Member) letKnow(ctx context.Context, list []*pb.Member) {
+// letKnow waits until the members that were taken out know it, for some seconds at most: that is the quick way. They hear it from a member that is
+// still there, and this is the last one. One that did not hear of it, or that was quick to join the old cluster again, finds after some seconds without
+// a quorum that the new one took its cluster (superseded).
+func (m *Member) letKnow(ctx context.Context, others []*pb.Member) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	for _, mb := range list {
-		// Not by asking for its status: etcd 3.7 panics over that on a member that has just applied its own removal.
-		for hex(mb.ID) != m.Status().ID && m.alive(ctx, mb.PeerURLs) && pause(ctx, turnEvery/10) {
+	for _, mb := range others {
+		// Not by asking for its status, see noPanic.
+		for m.alive(ctx, mb.PeerURLs) && pause.For(ctx, turnEvery/10) {
 		}
 	}
 }
@@ -145,19 +161,22 @@ func (m *Member) Recover(ctx context.Context) error {
 	if e == nil {
 		return refuse("this host holds no data of the store (it stands by): recover on one that voted")
 	}
-	err := stage(m.cfg.Dir, staged{Raw: true, Confirm: true}, func(w io.Writer) error {
+	err := keepSnapshot(m.cfg.Dir, func(w io.Writer) error {
 		s := e.Server.Backend().Snapshot() // with all that this member knows to be decided
 		_, err := s.WriteTo(w)
 		return errors.Join(err, s.Close())
 	})
+	if err == nil {
+		err = stage(m.cfg.Dir, staged{Raw: true, Confirm: true})
+	}
 	if err != nil {
 		return err
 	}
 	return m.beginAnew(ctx)
 }
 
-// stage notes on disk what the next life shall begin with.
-func stage(dir string, s staged, fill func(io.Writer) error) error {
+// keepSnapshot puts on disk what the next life may begin with.
+func keepSnapshot(dir string, fill func(io.Writer) error) error {
 	if err := os.Remove(stagedFile(dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -168,6 +187,11 @@ func stage(dir string, s staged, fill func(io.Writer) error) error {
 	if err := errors.Join(fill(f), f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("keep the snapshot: %w", errors.Join(err, os.Remove(stagedDB(dir))))
 	}
+	return nil
+}
+
+// stage notes on disk that the next life shall begin with the snapshot.
+func stage(dir string, s staged) error {
 	text, err := json.Marshal(s)
 	if err != nil {
 		return err
@@ -248,6 +272,9 @@ func (m *Member) restore(st *state, self netip.AddrPort) error {
 	next := state{V: 1, From: st.From, Confirm: s.Confirm}
 	if st.Cluster != "" {
 		next.From = append([]string{st.Cluster}, st.From...)
+	}
+	if s.Took && len(next.From) > 0 { // also when this was interrupted and has begun again
+		next.Took = next.From[0]
 	}
 	if err := next.save(m.cfg.Dir); err != nil {
 		return err

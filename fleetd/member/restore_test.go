@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 func (h *host) backup() []byte {
@@ -38,7 +39,7 @@ func (h *host) wantOrigin(from string, confirmed bool) *fleet.StoreOrigin {
 			}
 			return o
 		}
-		if !pause(h.t.Context(), turnEvery/10) {
+		if !pause.For(h.t.Context(), turnEvery/10) {
 			h.t.Fatal("no origin")
 		}
 	}
@@ -87,7 +88,7 @@ func (h *host) awaitOrigin() string {
 		if err == nil && o != nil && o.Cluster == cluster {
 			return cluster
 		}
-		if !pause(h.t.Context(), turnEvery/10) {
+		if !pause.For(h.t.Context(), turnEvery/10) {
 			h.t.Fatal("no origin")
 		}
 	}

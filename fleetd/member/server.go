@@ -1,6 +1,7 @@
 package member
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -18,7 +19,9 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 )
 
 // nowhere is the peer address of a host that no other can reach. etcd wants one; nothing listens on it. It is replaced in
@@ -66,6 +69,11 @@ func (m *Member) start(initial string, self netip.AddrPort) (*embed.Etcd, error)
 	c.QuotaBackendBytes = m.cfg.quota()
 	// Members compare what they hold from time to time. One that differs raises an alarm, see Plan.
 	c.CorruptCheckTime = 6 * time.Hour
+	// And after each compaction, which makes a hash anyway. Not at the start as well (InitialCorruptCheck): that would wait for members that are away, and
+	// a host that differs would not start at all instead of being replaced.
+	if err := c.ServerFeatureGate.(interface{ Set(string) error }).Set("CompactHashCheck=true"); err != nil {
+		return nil, fmt.Errorf("start the member: %w", err)
+	}
 	c.BootstrapDefragThresholdMegabytes = 128
 	// An hour of history is more than any watch is behind; one that is must read anew anyway.
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, "1h"
@@ -88,11 +96,34 @@ func (p permanent) Unwrap() error { return p.error }
 
 // newServer serves the member itself, as etcd does on its own listeners.
 func (m *Member) newServer(s *etcdserver.EtcdServer) *grpc.Server {
-	g := v3rpc.Server(s, nil, nil, m.serverOptions()...)
+	g := v3rpc.Server(s, nil, nil, append(m.serverOptions(), noPanic(s)...)...)
 	c := v3client.New(s)
 	v3electionpb.RegisterElectionServer(g, v3election.NewElectionServer(c))
 	v3lockpb.RegisterLockServer(g, v3lock.NewLockServer(c))
 	return g
+}
+
+// noPanic has a member that has just applied its own removal answer that it is away. etcd 3.7 panics there when it is asked for its status, or asks itself
+// whether it is a learner, and all of fleetd with it. Outermost, for its own interceptors ask that too.
+func noPanic(s *etcdserver.EtcdServer) []grpc.ServerOption {
+	removed := func(err *error) {
+		if s.IsMemberExist(s.MemberID()) {
+			return // not our case: let it go on
+		}
+		if r := recover(); r != nil {
+			*err = status.Error(codes.Unavailable, "this member was just removed from the cluster")
+		}
+	}
+	return []grpc.ServerOption{
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
+			defer removed(&err)
+			return next(ctx, req)
+		}),
+		grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
+			defer removed(&err)
+			return next(srv, ss)
+		}),
+	}
 }
 
 // serverOptions let in whom they shall, let clients ping as often as ours do, and notice clients that are gone.

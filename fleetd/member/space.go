@@ -9,6 +9,8 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 const (
@@ -105,7 +107,7 @@ func (v *voting) makeSpace(ctx context.Context, list []*pb.Member, now time.Time
 	if _, err := v.e.Server.Compact(compact, &pb.CompactionRequest{Revision: rev, Physical: true}); err != nil && v.e.Server.KV().FirstRev() < rev {
 		return fmt.Errorf("the store is full, forget its history: %w", err)
 	}
-	pause(compact, 2*time.Second) // etcd tells only when the leader has forgotten, and the others take a moment
+	pause.For(compact, 2*time.Second) // etcd tells only when the leader has forgotten, and the others take a moment
 	most := v.m.cfg.quota()
 	if err := v.shrink(ctx, list, func(int64, int64) bool { return true }); err != nil {
 		return fmt.Errorf("the store is full, give room back: %w", err)

@@ -11,6 +11,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // alarms waits until there are so many.
@@ -23,7 +25,7 @@ func (h *host) alarms(n int) {
 		if err == nil && len(r.Alarms) == n {
 			return
 		}
-		if !pause(ctx, turnEvery/10) {
+		if !pause.For(ctx, turnEvery/10) {
 			h.t.Fatalf("alarms %v, %v, want %d\n%s", r, err, n, h.log)
 		}
 	}
@@ -71,7 +73,7 @@ func TestFullStoreFreesItself(t *testing.T) {
 	defer cancel()
 	for i := 0; !said(); i++ { // what rewriting the files gives back is filled again
 		_, err := hosts[1].m.Client().Put(ctx, fmt.Sprint("fill/", i), strings.Repeat("x", 256<<10))
-		if ctx.Err() != nil || errors.Is(err, rpctypes.ErrNoSpace) && !pause(ctx, turnEvery/10) {
+		if ctx.Err() != nil || errors.Is(err, rpctypes.ErrNoSpace) && !pause.For(ctx, turnEvery/10) {
 			t.Fatal("nobody says that the store is full\n", hosts[0].log)
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
 	etcderrors "go.etcd.io/etcd/server/v3/etcdserver/errors"
+
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // Host is what the cluster knows of a registered host, as far as seats go.
@@ -233,7 +235,7 @@ func (v *voting) refused(step Step, why string, err error) error {
 func (v *voting) promoteOne(ctx context.Context, id uint64) error {
 	for {
 		_, err := v.e.Server.PromoteMember(ctx, id)
-		if !errors.Is(err, etcderrors.ErrLearnerNotReady) || !pause(ctx, 20*time.Millisecond) {
+		if !errors.Is(err, etcderrors.ErrLearnerNotReady) || !pause.For(ctx, 20*time.Millisecond) {
 			return err
 		}
 	}

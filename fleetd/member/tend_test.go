@@ -14,6 +14,11 @@ func roles(t *testing.T, hosts []*host, want map[Role]int) {
 		got := map[Role]int{}
 		var changes []<-chan struct{}
 		for _, h := range hosts {
+			select {
+			case <-h.done:
+				t.Fatalf("%s: Run returned %v\n%s", h.client(), h.err, h.log)
+			default:
+			}
 			s, changed := h.m.Watch()
 			if s.Ready {
 				got[s.Role]++
@@ -48,7 +53,7 @@ func TestStandByTakesTheSeatOfALostVoter(t *testing.T) {
 	t.Parallel()
 	hosts := newHosts(t, 4)
 	for _, h := range hosts {
-		h.cfg.Grace = 8 * time.Second // longer than a start takes on a busy machine
+		h.cfg.Grace = 20 * time.Second // far longer than a start takes on a busy machine; one that is replaced wrongly comes back all the same
 	}
 	startAll(hosts)
 	roles(t, hosts, map[Role]int{Voter: 3, StandBy: 1})

@@ -16,6 +16,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
+
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // embedded brings the member up as what it is or shall be, and serves until ctx ends.
@@ -24,7 +26,7 @@ func (m *Member) embedded(ctx context.Context) error {
 	for try := 0; errors.Is(err, syscall.ENOSPC); try++ {
 		// To end and be started again each second would help nobody. Everything else runs on, and the others replace this voter.
 		m.doing("waiting for room", err)
-		if !pause(ctx, wait(try)) {
+		if !pause.For(ctx, backoff(try)) {
 			return nil
 		}
 		release, err = claimDir(m.cfg.Dir)
@@ -115,7 +117,7 @@ func (m *Member) life(ctx context.Context, st *state, self netip.AddrPort, d *do
 		// of it is a page long.
 		m.log.Debug("member did not start", "err", err)
 		m.doing("joining", errors.New("the list of members changed meanwhile, or its hosts went away"))
-		if !pause(ctx, wait(try)) {
+		if !pause.For(ctx, backoff(try)) {
 			return nil
 		}
 	}
@@ -136,7 +138,7 @@ func (m *Member) address(ctx context.Context) (a netip.Addr, ok bool) {
 			err = fmt.Errorf("this host has no address in %s: correct member_ip, or the network", m.cfg.Net)
 		}
 		m.doing("finding this host's address", err)
-		if !pause(ctx, wait(try)) {
+		if !pause.For(ctx, backoff(try)) {
 			return netip.Addr{}, false
 		}
 	}
@@ -270,12 +272,15 @@ func (v *voting) turn(ctx context.Context) error {
 // watchQuorum says when there is no leader any more. After a while it looks whether the cluster goes on elsewhere.
 func (v *voting) watchQuorum(ctx context.Context) error {
 	led := v.e.Server.Leader() != 0
-	if v.learns(v.list()) && v.m.Status().Ready {
-		// A learner takes part in no election, and knows only who led last.
-		if v.alone++; v.alone%4 != 0 && v.m.Status().Lost == "" {
+	learns := v.learns(v.list())
+	if learns {
+		// A learner takes part in no election, and knows only who led last. One whose door is not open yet (takeRole) asks nobody, and looks
+		// around below: it may have joined in the last moment of a cluster that was restored elsewhere.
+		if v.alone++; v.alone%4 != 0 && v.m.Status().Lost == "" && v.proxy != nil {
 			return nil
 		}
-		led = v.m.ask(ctx) == nil
+		led = v.proxy != nil && v.m.ask(ctx) == nil
+		v.alone-- // counted below
 	}
 	if led {
 		v.alone = 0
@@ -283,7 +288,7 @@ func (v *voting) watchQuorum(ctx context.Context) error {
 		return nil
 	}
 	v.alone++
-	if v.alone > 5 { // an election takes a second or two
+	if v.alone > 5 && (!learns || v.proxy != nil || v.e.Server.Leader() == 0) { // an election takes a second or two
 		v.m.update(func(s *Status) {
 			s.Lost = "the store has no quorum: most of its voters (" + strings.Join(peerHosts(v.list()), ", ") + ") must answer; " +
 				"units run on, nothing can be changed. If they are lost for good: fleetctl recover"
@@ -441,35 +446,6 @@ func (m *Member) elsewhere(ctx context.Context, e *embed.Etcd, st state, self ne
 		}
 	}
 	return nil
-}
-
-// whyStopped says why etcd ended by itself. It does so only when the other members have removed it.
-func (m *Member) whyStopped(ctx context.Context, e *embed.Etcd, st *state, self netip.AddrPort) error {
-	removed := e.Server.IsIDRemoved(uint64(e.Server.MemberID()))
-	for _, host := range st.Hosts {
-		if removed {
-			break
-		}
-		if reach(ctx, host) != nil {
-			continue
-		}
-		c, err := m.dial(urls([]string{host}))
-		if err != nil {
-			continue
-		}
-		list, id, err := memberList(ctx, c)
-		c.Close()
-		removed = err == nil && id == uint64(e.Server.Cluster().ID()) &&
-			!slices.ContainsFunc(list, func(mb *pb.Member) bool { return mb.ID == uint64(e.Server.MemberID()) })
-	}
-	if removed && len(m.others(m.cfg.Join, st.Hosts, self)) > 0 {
-		return m.retire(st, "this member was removed from the cluster")
-	}
-	if removed {
-		return fmt.Errorf("this host's member %s was removed from the cluster: to join it again as a new one, remove %s and start fleetd",
-			e.Server.MemberID(), etcdDir(m.cfg.Dir))
-	}
-	return errors.New("etcd ended by itself: its messages before this one say why")
 }
 
 func peerHosts(list []*pb.Member) []string {

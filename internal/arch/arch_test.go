@@ -25,7 +25,8 @@ type rule struct {
 	why   string
 }
 
-var vocabulary = []string{"internal/fleet", "internal/unit", "internal/kv"}
+// vocabulary is what all rooms of the cluster speak, and how they wait.
+var vocabulary = []string{"internal/fleet", "internal/unit", "internal/kv", "internal/pause"}
 
 var anyModule = []string{""}
 
@@ -66,12 +67,13 @@ func law() []rule {
 		{"internal/ssh/sshtest", nil, []string{"golang.org/x/crypto/ssh"}, "a server for the tests of ssh and fleetctl"},
 		{"internal/api", vocabulary, []string{"golang.org/x/"}, "the wire, not what is behind it: main joins it to the registry and the engine"},
 		{"internal/run", nil, []string{"golang.org/x/", "github.com/coreos/go-systemd"}, "how a daemon lives; it knows none of ours"},
+		{"internal/pause", nil, nil, "how anything waits: time and nothing else"},
 		{"internal/conf", []string{"internal/near"}, []string{"github.com/spf13/pflag"}, "how settings are read; it knows none of ours"},
 		{"internal/arch", nil, nil, "reads the others as text"},
 
 		{"internal/network", nil, nil,
 			"the vocabulary of netd's rooms: values only"},
-		{"netd/subnet", []string{"internal/kv", "internal/fleet", "internal/network"}, nil, "which range a machine gets is decided from the leases that exist"},
+		{"netd/subnet", []string{"internal/kv", "internal/fleet", "internal/network", "internal/pause"}, nil, "which range a machine gets is decided from the leases that exist"},
 		{"netd/overlay", []string{"internal/fleet", "internal/network"}, nil, "what a host's network must look like is a pure function; link makes it so"},
 		{"netd/link", []string{"internal/network"}, anyModule, "the only place that speaks netlink, nftables and WireGuard"},
 
@@ -92,7 +94,7 @@ func law() []rule {
 		{"update-engine/bus", nil, []string{"github.com/godbus/dbus"}, "another program's D-Bus interface, served: words in, words out"},
 		{"update-engine/peers", []string{"update-engine/payload"}, nil, "frames by their hash, between hosts: a payload's source in front of another"},
 		{"update-engine/omaha", nil, nil, "another protocol's words for the same things: values to XML and back"},
-		{"internal/rollout", []string{"internal/kv"}, nil,
+		{"internal/rollout", []string{"internal/kv", "internal/pause"}, nil,
 			"how far a release may go is decided from values; only its record needs the store"},
 		{"internal/reboot", []string{"internal/kv"}, nil,
 			"who may reboot is decided from values; only the semaphore's record needs the store"},

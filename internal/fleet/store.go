@@ -46,4 +46,7 @@ type StoreOrigin struct {
 	At        time.Time `json:"at,omitzero"`        // when it was made
 	Confirmed time.Time `json:"confirmed,omitzero"` // zero: not yet
 	By        string    `json:"confirmedBy,omitempty"`
+	// Took is the cluster that worked until this one was made in its place, on purpose (restore --force): its members come along, whether or not
+	// they heard that they were taken out. Machines still wait for the confirmation.
+	Took string `json:"took,omitempty"`
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/fleet-init/fleet/internal/kv"
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // Host is what a host last said of its own updates, for people: nothing is decided on it.
@@ -142,7 +143,7 @@ func (r Rollouts) Obey(ctx context.Context, machine string, obey func(context.Co
 		kvs, rev, err := r.Store.Range(ctx, key)
 		if err != nil {
 			lost(err)
-			if !sleep(ctx, 10*time.Second) {
+			if !pause.For(ctx, 10*time.Second) {
 				return
 			}
 			continue
@@ -160,16 +161,5 @@ func (r Rollouts) Obey(ctx context.Context, machine string, obey func(context.Co
 				lost(batch.Err)
 			}
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
 	}
 }

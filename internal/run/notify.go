@@ -2,7 +2,6 @@ package run
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -84,19 +83,6 @@ func (n Notifier) Watchdog(ctx context.Context, healthy func() error) error {
 			return nil
 		case <-t.C:
 		}
-	}
-}
-
-// Healthy returns a check for Watchdog: no loop has been in one turn for longer than limit.
-func Healthy(limit time.Duration, pulses map[string]*Pulse) func() error {
-	return func() error {
-		var errs []error
-		for name, p := range pulses {
-			if busy := p.Busy(); busy > limit {
-				errs = append(errs, fmt.Errorf("loop %s has been in one turn for %s", name, busy.Round(time.Second)))
-			}
-		}
-		return errors.Join(errs...)
 	}
 }
 

@@ -1,11 +1,9 @@
 package run
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"path/filepath"
 	"runtime/debug"
@@ -80,114 +78,19 @@ func TestGroupKeepsAFailureThatComesWithTheEnd(t *testing.T) {
 	})
 }
 
-// turns runs a loop in fake time and returns the seconds since its start at which its turns began.
-func turns(t *testing.T, l Loop, until time.Duration, turn func(n int) error) []float64 {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), until)
-	defer cancel()
-	start := time.Now()
-	var at []float64
-	l.Turn = func(context.Context) error {
-		at = append(at, time.Since(start).Seconds())
-		return turn(len(at))
+func TestManyWakesAreOne(t *testing.T) {
+	wake, doWake := Wake()
+	for range 3 {
+		doWake()
 	}
-	if l.Log == nil {
-		l.Log = slog.New(slog.DiscardHandler)
+	<-wake
+	select {
+	case <-wake:
+		t.Error("woken twice")
+	default:
 	}
-	if err := l.Run(ctx); err != nil {
-		t.Errorf("loop returned %v", err)
-	}
-	return at
-}
-
-func between(t *testing.T, what string, lo, got, hi float64) {
-	t.Helper()
-	if got < lo || got > hi {
-		t.Errorf("%s: %.3f is not between %.3f and %.3f", what, got, lo, hi)
-	}
-}
-
-func TestLoopTicksWithJitter(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		at := turns(t, Loop{Name: "x", Every: 10 * time.Second}, 35*time.Second, func(int) error { return nil })
-		if len(at) != 4 {
-			t.Fatalf("turns at %v, want 4", at)
-		}
-		for i := 1; i < len(at); i++ {
-			between(t, "gap", 10, at[i]-at[i-1], 11)
-		}
-	})
-}
-
-func TestLoopManyWakesAreOneTurn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		wake, doWake := Wake()
-		at := turns(t, Loop{Name: "x", Wake: wake}, time.Minute, func(n int) error {
-			if n == 1 {
-				doWake()
-				doWake()
-				doWake()
-			}
-			return nil
-		})
-		if diff := cmp.Diff([]float64{0, 0}, at); diff != "" {
-			t.Error(diff)
-		}
-	})
-}
-
-func TestLoopBacksOffAndWakesWait(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		wake, doWake := Wake()
-		var out bytes.Buffer
-		l := Loop{Name: "x", Wake: wake, Min: time.Second, Max: 4 * time.Second, Log: slog.New(slog.NewTextHandler(&out, nil))}
-		at := turns(t, l, time.Hour, func(n int) error {
-			doWake()
-			if n <= 4 {
-				return errors.New("store is down")
-			}
-			if n > 5 {
-				time.Sleep(time.Hour)
-			}
-			return nil
-		})
-		if len(at) != 6 {
-			t.Fatalf("turns at %v, want 6", at)
-		}
-		for i, want := range []float64{1, 2, 4, 4} {
-			between(t, "back-off", want, at[i+1]-at[i], want*1.1+0.001)
-		}
-		between(t, "woken after success", 0, at[5]-at[4], 0.001)
-		if got := strings.Count(out.String(), "\n"); got != 2 {
-			t.Errorf("an outage and its end should be two lines, got:\n%s", out.String())
-		}
-	})
-}
-
-func TestPulseTellsAStuckTurn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var p Pulse
-		check := Healthy(time.Minute, map[string]*Pulse{"engine": &p})
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-		defer cancel()
-		l := Loop{Name: "engine", Every: time.Second, Log: slog.New(slog.DiscardHandler), Pulse: &p, Turn: func(ctx context.Context) error {
-			<-ctx.Done()
-			return nil
-		}}
-		if err := check(); err != nil {
-			t.Errorf("before the first turn: %v", err)
-		}
-		done := make(chan error, 1)
-		go func() { done <- l.Run(ctx) }()
-		time.Sleep(61 * time.Second)
-		if err := check(); err == nil || !strings.Contains(err.Error(), "loop engine has been in one turn for 1m1s") {
-			t.Errorf("got %v", err)
-		}
-		<-done
-		if err := check(); err != nil {
-			t.Errorf("after the turn: %v", err)
-		}
-	})
+	doWake()
+	<-wake
 }
 
 // systemd is the other end of sd_notify.

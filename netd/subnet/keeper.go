@@ -13,6 +13,7 @@ import (
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/kv"
 	"github.com/fleet-init/fleet/internal/network"
+	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // Store is what the keeper needs of the cluster's store; see kv.Store.
@@ -156,7 +157,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		// Every machine of the cluster lost the store at the same moment: spread their return.
 		wait = min(max(2*wait, 100*time.Millisecond), 10*time.Second)
 		k.setErr(err)
-		if !sleep(ctx, wait/2+rand.N(wait)) {
+		if !pause.For(ctx, wait/2+rand.N(wait)) {
 			return nil
 		}
 	}
@@ -403,17 +404,5 @@ func poke(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
-	}
-}
-
-// sleep waits and tells whether ctx is still running.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
 	}
 }
