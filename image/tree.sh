@@ -22,8 +22,12 @@ mmdebstrap --quiet --mode=root --variant=minbase \
 	--setup-hook='mkdir -p "$1/etc/apt/preferences.d"; cp "$MM_DIR/pins" "$1/etc/apt/preferences.d/lock"' \
 	--customize-hook='set -e
 		k=$MM_KERNEL
-		[ -n "$k" ] || k=$(APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-cache depends linux-image-cloud-amd64 |
-			sed -n "s/.*Depends: \(linux-image-[0-9].*\)/\1/p" | head -n1)
+		# A source that has gone on may have a newer kernel only: its packages have the version in their names.
+		if [ -z "$k" ] || ! APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-cache show "$k" >/dev/null 2>&1; then
+			k=$(APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-cache depends linux-image-cloud-amd64 |
+				sed -n "s/.*Depends: \(linux-image-[0-9].*\)/\1/p" | head -n1)
+		fi
+		[ -n "$k" ] || { echo "the package source has no kernel: linux-image-cloud-amd64 is not in it" >&2; exit 1; }
 		cd "$MM_DIR/kernel"
 		APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -qq -o APT::Sandbox::User=root download "$k"' \
 	--include="$include" "${SUITE:-bookworm}" "$root" ${FLEET_MIRROR:+"$FLEET_MIRROR"}

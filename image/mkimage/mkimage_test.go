@@ -199,3 +199,52 @@ func TestAnImageLargerThanASlot(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestASourceThatHasGoneOn builds Debian's part from a source with other versions than the lock's: the build goes on and says so, unless it was told not
+// to; and what was made of other versions is not taken for the locked ones the next time.
+func TestASourceThatHasGoneOn(t *testing.T) {
+	source, cache := t.TempDir(), t.TempDir()
+	for name, text := range map[string]string{
+		"packages":      "bash\n",
+		"packages.lock": (lock{epoch: 86400, packages: []pkg{{"bash", "5.2-1", 7000}, {"linux-image-6.1.0-1", "6.1", 9}}}).text(),
+		// Stands for the real one, which asks the network.
+		"tree.sh": "mkdir -p \"$1/root\" && printf 'bash 5.2-2 7000\\nlinux-image-6.1.0-2 6.1 9\\n' >\"$1/packages\"\n",
+	} {
+		if err := os.WriteFile(filepath.Join(source, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := readLock(filepath.Join(source, "packages.lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	build := func(o options) (string, *builder, error) {
+		var log strings.Builder
+		o.source, o.cache = source, cache
+		b := &builder{options: o, log: &log, lock: l}
+		err := b.debian()
+		return log.String(), b, err
+	}
+	const want = "the package source no longer has all of packages.lock: bash is 5.2-2 instead of 5.2-1, linux-image-6.1.0-1 is missing, " +
+		"linux-image-6.1.0-2 6.1 is new: this image differs from others of the same version; use a snapshot as FLEET_MIRROR, or ./build.sh image --relock"
+	for range 2 { // the second time from the cache
+		log, b, err := build(options{})
+		if err != nil || !strings.Contains(log, "warning: "+want) {
+			t.Errorf("%v; %s", err, log)
+		}
+		if len(b.lock.packages) != 2 || b.lock.packages[0].version != "5.2-2" {
+			t.Errorf("the bill of materials would say %v", b.lock.packages)
+		}
+	}
+	if _, b, err := build(options{locked: true}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("--locked: %v", err)
+	} else if _, err := os.Stat(b.base); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what must not be used is kept: %v", err)
+	}
+	if _, _, err := build(options{relock: true}); err != nil {
+		t.Fatal(err)
+	}
+	if now, err := readLock(filepath.Join(source, "packages.lock")); err != nil || len(now.packages) != 2 || now.packages[1].name != "linux-image-6.1.0-2" {
+		t.Errorf("relocked to %v, %v", now, err)
+	}
+}

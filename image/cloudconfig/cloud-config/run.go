@@ -58,8 +58,12 @@ type sources struct {
 	cloud                    map[string]*string // platform to base URL
 }
 
-// errDocument: problems have been printed.
-var errDocument = errors.New("the document has errors")
+var (
+	// errDocument: problems have been printed.
+	errDocument = errors.New("the document has errors")
+	// errUsage is for a command line that says too little, or too much.
+	errUsage = errors.New("see cloud-config help")
+)
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	a := &app{out: out, err: errOut, host: &host.Host{Root: "/"}}
@@ -88,7 +92,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	}
 	a.args = flags.Args()
 	switch err := c.run(a, ctx); {
-	case errors.Is(err, errDocument):
+	case errors.Is(err, errDocument), errors.Is(err, errUsage):
 		fmt.Fprintf(errOut, "cloud-config: %v\n", err)
 		return exitDocument
 	case err != nil:
@@ -131,7 +135,7 @@ func (a *app) help(f *pflag.FlagSet) {
 // validate reads documents as their author wants them read: what nobody knows is an error.
 func (a *app) validate(ctx context.Context) error {
 	if len(a.args) == 0 {
-		return errors.New("name the documents: cloud-config validate FILE... ('-': standard input)")
+		return fmt.Errorf("name the documents: cloud-config validate FILE... ('-': standard input): %w", errUsage)
 	}
 	type verdict struct {
 		File     string             `json:"file"`
@@ -192,7 +196,7 @@ func (a *app) chosen() (source.Source, bool, error) {
 	if a.from.url != "" {
 		all = append(all, source.URL(a.client, a.from.url, a.from.sha256))
 	} else if a.from.sha256 != "" {
-		return source.Source{}, false, errors.New("--sha256 is of what --from-url names")
+		return source.Source{}, false, fmt.Errorf("--sha256 is of what --from-url names: %w", errUsage)
 	}
 	if a.from.drive != "" {
 		all = append(all, source.ConfigDrive(a.from.drive))
@@ -213,7 +217,7 @@ func (a *app) chosen() (source.Source, bool, error) {
 	}
 	switch {
 	case len(a.args) > 1 || len(all) > 1:
-		return source.Source{}, false, errors.New("name one document: one FILE or one --from-…")
+		return source.Source{}, false, fmt.Errorf("name one document: one FILE or one --from-…: %w", errUsage)
 	case len(all) == 0:
 		return source.Source{}, false, nil
 	}

@@ -145,7 +145,7 @@ func fleetFields() []field {
 // FleetdKeys are the settings of fleetd, held against it by a test.
 func FleetdKeys() []string {
 	return append(storeKeys(), "verbosity", "name", "public_ip", "metadata", "agent_ttl", "reschedule_brake", "engine_reconcile_interval", "disable_engine", "disable_watches",
-		"units_directory", "systemd_user", "token_limit", "api_socket", "api_listen", "fleetlock_listen", "verify_units", "authorized_keys_file", "enable_grpc")
+		"units_directory", "systemd_user", "token_limit", "api_socket", "api_listen", "fleetlock_listen", "reboot_alarm", "verify_units", "authorized_keys_file", "enable_grpc")
 }
 
 // storeKeys are those of fleetd's settings that say where the store is and who votes in it.
