@@ -346,3 +346,6 @@ func (c *Cluster) save() error {
 	}
 	return os.Rename(path+".new", path)
 }
+
+// Gateway is the bridge's own address: what listens there is reached by every host, whatever cuts there are between them.
+func (c *Cluster) Gateway() string { return gateway }
