@@ -127,8 +127,8 @@ install_to() {
 	for f in units/examples/*; do
 		install -D -m 644 "$f" "$dest/usr/share/doc/fleet/examples/${f##*/}"
 	done
-	for f in docs/man/*.1; do
-		install -D -m 644 "$f" "$dest/usr/share/man/man1/${f##*/}"
+	for f in docs/man/*; do
+		install -D -m 644 "$f" "$dest/usr/share/man/man${f##*.}/${f##*/}"
 	done
 	complete bash "$dest/usr/share/bash-completion/completions/fleetctl"
 	complete zsh "$dest/usr/share/zsh/vendor-completions/_fleetctl"

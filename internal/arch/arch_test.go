@@ -67,6 +67,7 @@ func law() []rule {
 		{"internal/ssh/sshtest", nil, []string{"golang.org/x/crypto/ssh"}, "a server for the tests of ssh and fleetctl"},
 		{"internal/api", vocabulary, []string{"golang.org/x/"}, "the wire, not what is behind it: main joins it to the registry and the engine"},
 		{"internal/run", nil, []string{"golang.org/x/", "github.com/coreos/go-systemd"}, "how a daemon lives; it knows none of ours"},
+		{"internal/man", nil, nil, "pages from tables; only tests import it"},
 		{"internal/pause", nil, nil, "how anything waits: time and nothing else"},
 		{"internal/conf", []string{"internal/near"}, []string{"github.com/spf13/pflag"}, "how settings are read; it knows none of ours"},
 		{"internal/arch", nil, nil, "reads the others as text"},

@@ -21,6 +21,14 @@ type Key struct {
 	set func(text string) (warn string, err error)
 }
 
+// Default is what the setting is if nobody sets it, as text; "" where that goes without saying.
+func (k Key) Default() string {
+	if k.show == "false" || k.show == "0" {
+		return ""
+	}
+	return k.show
+}
+
 func bind[T any](name string, field *T, def T, usage string, parse func(string) (T, error)) Key {
 	*field = def
 	return Key{Name: name, Usage: usage, show: show(def), set: func(text string) (string, error) {

@@ -240,8 +240,8 @@ func Usage(p Program) string {
 			continue
 		}
 		fmt.Fprintf(&b, "  %s\n        %s", dashes(k.Name), k.Usage)
-		if k.show != "" && k.show != "false" && k.show != "0" {
-			fmt.Fprintf(&b, " (default %s)", k.show)
+		if def := k.Default(); def != "" {
+			fmt.Fprintf(&b, " (default %s)", def)
 		}
 		b.WriteString("\n")
 	}

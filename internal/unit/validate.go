@@ -35,21 +35,24 @@ func Validate(f *File, name Name) error {
 }
 
 // Known returns the options that [X-Fleet] takes, without their legacy names, sorted.
-func Known() []string {
-	return []string{"Conflicts", "Exclusive", "Global", "MachineID", "MachineMetadata", "MachineOf", "Network", "OnDisconnect", "Publish",
-		"Replaces"}
+func Known() (names []string) {
+	for _, k := range Keywords() {
+		names = append(names, k.Name)
+	}
+	slices.Sort(names)
+	return names
 }
 
-// modern turns fleet's oldest option names, still found in files, into today's; others come back as they are.
+// modern turns fleet's oldest option names, still found in files, into today's; others come back as they are. As in fleet, a boot ID is
+// compared with machine IDs: it fits no machine, which is safer than to fit all.
 func modern(key string) string {
-	switch key {
-	case "X-ConditionMachineBootID":
-		// As in fleet, a boot ID is compared with machine IDs: it fits no machine, which is safer than to fit all.
-		return "MachineID"
-	case "X-ConditionMachineID", "X-ConditionMachineOf", "X-ConditionMachineMetadata":
-		return strings.TrimPrefix(key, "X-Condition")
-	case "X-Conflicts":
-		return "Conflicts"
+	if !strings.HasPrefix(key, "X-") {
+		return key
+	}
+	for _, k := range Keywords() {
+		if slices.Contains(k.Older, key) {
+			return k.Name
+		}
 	}
 	return key
 }
