@@ -3,6 +3,7 @@ package vm
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -10,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,16 +19,9 @@ import (
 	"github.com/fleet-init/fleet/update-engine/slot"
 )
 
-// TestPowerCutsDuringAnUpdate cuts the power of one and the same machine, from a snapshot, at random moments of an update, and looks at the
-// disk: what boots next must be whole. The last one is booted, and takes the update after all.
-func TestPowerCutsDuringAnUpdate(t *testing.T) {
-	cuts := 5
-	if s := os.Getenv("FLEET_CUTS"); s != "" { // soak has more
-		var err error
-		if cuts, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
-	}
+// TestFromOneSnapshot boots one machine and then does to copies of it, each from the same moment on, what would else cost a boot each: power cuts
+// in the middle of an update, and what resets a host (docs/image.md).
+func TestFromOneSnapshot(t *testing.T) {
 	r := newRig(t, 0)
 	r.publish(second, first, "")
 	if err := r.Start(r.ctx, ""); err != nil {
@@ -40,15 +35,41 @@ func TestPowerCutsDuringAnUpdate(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Kill()
+	t.Run("power cuts during an update", func(t *testing.T) { r.again(t).cuts() })
+	t.Run("a kernel image cut short", func(t *testing.T) { r.again(t).shortKernel() })
+	t.Run("resets", r.resets)
+	if os.Getenv("FLEET_SOAK") != "" { // minutes of waiting for time-outs
+		t.Run("a unit that hangs on trial", func(t *testing.T) { r.again(t).hangingUnit() })
+		t.Run("stuck before systemd", func(t *testing.T) { r.again(t).stuck() })
+	}
+}
+
+// again is the same machine, as another and for another test. It is off.
+func (r *rig) again(t *testing.T) *rig {
+	t.Helper()
+	s := *r
+	s.t, s.VM = t, r.clone(t)
+	t.Cleanup(func() { s.Kill() })
+	return &s
+}
+
+// cuts cuts the power at random moments of an update, and looks at the disk: what boots next must be whole. The last one is booted, and takes
+// the update after all.
+func (r *rig) cuts() {
+	n := 4
+	if s := os.Getenv("FLEET_CUTS"); s != "" { // soak has more
+		var err error
+		if n, err = strconv.Atoi(s); err != nil {
+			r.t.Fatal(err)
+		}
+	}
 	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	r.t.Logf("seed %d", seed)
 	luck := rand.New(rand.NewPCG(seed, 0))
 	original := r.VM
-	for i := range cuts {
-		r.VM = original.clone(t)
-		if err := r.Start(r.ctx, "ready"); err != nil {
-			t.Fatal(err)
-		}
+	for i := range n {
+		r.VM = original.clone(r.t)
+		r.resume()
 		r.must("update-engine apply >/run/apply.log 2>&1 &")
 		// Up to here is by luck: any moment from before the first write to after the reboot is a good one to look at.
 		moment := time.NewTimer(time.Duration(luck.Int64N(int64(20 * time.Second))))
@@ -57,20 +78,49 @@ func TestPowerCutsDuringAnUpdate(t *testing.T) {
 		case <-r.ctx.Done():
 		}
 		r.Kill()
-		t.Logf("cut %d: %s", i, r.look())
+		r.t.Logf("cut %d: %s", i, r.look())
 	}
+	defer r.Kill()
 	if err := r.Start(r.ctx, ""); err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
 	r.login()
-	r.until("update-engine at rest", `update-engine status | grep -q '^phase *idle'`)
-	if out := r.must("cat /run/fleet-boot"); out == "fleet.slot=a fleet.version="+first {
-		r.must(`update-engine apply >/run/apply.log 2>&1 || { cat /run/apply.log; exit 1; }`)
-		r.await(starts)
-		r.login()
-		r.settled()
-	}
+	r.arrive()
 	r.must(`grep -q 'fleet.slot=b fleet.version=` + second + `' /run/fleet-boot`)
+}
+
+// resume goes on from the snapshot.
+func (r *rig) resume() {
+	r.t.Helper()
+	if err := r.Start(r.ctx, "ready"); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// arrive waits until the second release has proven itself, wherever the update stood: the host may have staged it, and reboot any moment.
+func (r *rig) arrive() {
+	r.t.Helper()
+	for {
+		_, err := r.Poll(r.ctx, "update-engine at rest", `update-engine status | grep -q '^phase *idle'`)
+		switch {
+		case errors.As(err, new(errNever)):
+			r.await(starts)
+			r.login()
+			continue
+		case err != nil:
+			r.t.Fatal(err)
+		}
+		if out, err := r.Run(r.ctx, "cat /run/fleet-boot"); err == nil && strings.HasPrefix(out, "fleet.slot=b") {
+			r.settled()
+			return
+		}
+		_, err = r.Reboot(r.ctx, `update-engine apply >/run/apply.log 2>&1 || { s=$?; cat /run/apply.log; exit $s; }`)
+		if errors.Is(err, ErrExit) {
+			r.t.Logf("once more: %v", err) // it was busy: it had begun by itself
+		} else if err != nil {
+			r.t.Fatal(err)
+		}
+	}
 }
 
 // clone is another machine that is just like this one, which must be off.
@@ -88,50 +138,65 @@ func (v *VM) clone(t *testing.T) *VM {
 }
 
 // look reads the disk of a machine that is off and says what would boot; it fails the test if that is not whole.
-func (r *rig) look() string {
+func (r *rig) look() (says string) {
+	r.t.Helper()
+	r.offline(func(_ string, fat *disk.FAT, part func(label string) disk.Part) {
+		st, err := slot.Slots{Boot: boot{fat}, Running: slot.A}.State()
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if st.Entries[slot.A].Left != slot.Good {
+			r.t.Errorf("the way back is gone: %+v", st)
+		}
+		for n, e := range st.Entries {
+			if err := r.whole(fat, part("usr-"+string(n)), e); err != nil {
+				r.t.Errorf("slot %s can boot and is not whole: %v", n, err)
+			}
+		}
+		says = fmt.Sprintf("slot %s boots next, %d entries", st.Next, len(st.Entries))
+	})
+	return says
+}
+
+// offline opens a raw copy of the disk of a machine that is off, which is gone afterwards.
+func (r *rig) offline(do func(raw string, esp *disk.FAT, part func(label string) disk.Part)) {
 	r.t.Helper()
 	raw := r.path("disk.raw")
 	defer os.Remove(raw)
 	if out, err := exec.CommandContext(r.ctx, "qemu-img", "convert", "-O", "raw", r.Disk, raw).CombinedOutput(); err != nil {
 		r.t.Fatalf("qemu-img: %v: %s", err, out)
 	}
+	openDisk(r.t, raw, func(esp *disk.FAT, part func(label string) disk.Part) { do(raw, esp, part) })
+}
+
+// openDisk opens a disk in a file, to read and to write.
+func openDisk(t *testing.T, raw string, do func(esp *disk.FAT, part func(label string) disk.Part)) {
+	t.Helper()
 	f, err := os.OpenFile(raw, os.O_RDWR, 0)
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
 	defer f.Close()
-	size, err := f.Seek(0, 2)
+	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
 	table, err := disk.ReadTable(f, size)
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
-	part := func(label string, typ disk.GUID) disk.Part {
+	find := func(label string, typ disk.GUID) disk.Part {
 		p, err := table.Find(label, typ)
 		if err != nil {
-			r.t.Fatal(err)
+			t.Fatal(err)
 		}
 		return disk.NewPart(f, p.Off, p.Size)
 	}
-	fat, err := disk.OpenFAT(part("", disk.TypeESP()))
+	esp, err := disk.OpenFAT(find("", disk.TypeESP()))
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
-	st, err := slot.Slots{Boot: boot{fat}, Running: slot.A}.State()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	if st.Entries[slot.A].Left != slot.Good {
-		r.t.Errorf("the way back is gone: %+v", st)
-	}
-	for n, e := range st.Entries {
-		if err := r.whole(fat, part("usr-"+string(n), disk.GUID{}), e); err != nil {
-			r.t.Errorf("slot %s can boot and is not whole: %v", n, err)
-		}
-	}
-	return fmt.Sprintf("slot %s boots next, %d entries", st.Next, len(st.Entries))
+	do(esp, func(label string) disk.Part { return find(label, disk.GUID{}) })
 }
 
 // whole compares a slot with what was published.

@@ -33,6 +33,12 @@ type rig struct {
 
 func newRig(t *testing.T, hosts int) *rig {
 	t.Helper()
+	return rigOf(t, hosts, func(r *rig) string { return filepath.Join(r.images, "fleet-"+first+".raw") })
+}
+
+// rigOf is one whose VM has another image, which may be made for it.
+func rigOf(t *testing.T, hosts int, image func(*rig) string) *rig {
+	t.Helper()
 	images := os.Getenv("FLEET_IMAGE")
 	if images == "" {
 		t.Skip("FLEET_IMAGE is not set: ./build.sh test makes images and sets it")
@@ -45,7 +51,7 @@ func newRig(t *testing.T, hosts int) *rig {
 	r := &rig{t: t, ctx: host.Context(t), c: c, images: images, releases: t.TempDir(), engine: filepath.Join(install, "usr/bin/update-engine")}
 	r.makeKeys()
 	r.serve()
-	v, err := New(r.ctx, c, t.TempDir(), filepath.Join(images, "fleet-"+first+".raw"), 2<<30)
+	v, err := New(r.ctx, c, t.TempDir(), image(r), 2<<30)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,6 +165,15 @@ func (r *rig) reboot(script string) string {
 		r.t.Fatal(err)
 	}
 	return said
+}
+
+// apply takes a release from the rig's directory and returns when the firmware starts it. The host reboots as soon as it is staged, often before
+// the command could say so.
+func (r *rig) apply() {
+	r.t.Helper()
+	if out, err := r.Leave(r.ctx, `update-engine apply >/run/apply.log 2>&1 || { s=$?; cat /run/apply.log; exit $s; }`); err != nil {
+		r.t.Fatalf("%v\n%s", err, out)
+	}
 }
 
 // config are the files of a host of the cluster that is not its first.

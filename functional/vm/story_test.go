@@ -1,10 +1,13 @@
 package vm
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/fleet-init/fleet/functional/host"
 )
 
 // TestAHostsLife is one VM from its first boot on: alone, in a cluster, through a good release and four bad ones, and back to new. Each boot
@@ -27,7 +30,7 @@ func TestAHostsLife(t *testing.T) {
 	r.bad("0.4.0", "fleet.drill=hang fleet.patience=10", "not done after 10s")
 	// Only now: an emulated host under load takes its time to be well.
 	r.follow("20s")
-	r.bad("0.5.0", "", "This host has no owner yet")
+	r.bad("0.5.0", "", "health check: not this release")
 	r.corrupt()
 	r.bad("0.6.0", "", "verity")
 	r.reset()
@@ -49,7 +52,7 @@ func (r *rig) alone() {
 	r.must(`test "$(df --output=size -m / | tail -n1)" -gt 800`)
 	r.must(`grep -Eqx '[0-9a-f]{32}' /etc/machine-id && cmp /etc/machine-id /.fleet/machine-id`)
 	r.must(`test "$(uname -n)" = "fleet-$(cut -c1-8 /etc/machine-id)" && grep -q 'fleet.slot=a fleet.version=` + first + `' /run/fleet-boot`)
-	r.must(`test "$(systemctl is-system-running)" = running || { systemctl list-jobs; systemctl --failed; exit 1; }`)
+	r.until("a host at rest", `test "$(systemctl is-system-running)" = running || { systemctl list-jobs; systemctl --failed; exit 1; }`)
 	r.must(`cat /dev/watchdog0 2>&1 | grep -q busy; test "$(cat /proc/sys/kernel/panic)" = 5`)
 }
 
@@ -82,7 +85,11 @@ reboot_command = /etc/fleet/reboot
 `, r.url, gate))
 	r.write("/etc/fleet/reboot", "#!/bin/sh\nexec systemctl reboot\n")
 	// A release that this host's own checks do not like.
-	r.write("/etc/fleet/health.d/10-version", "#!/bin/sh\n! grep -q fleet.version=0.5.0 /run/fleet-boot\n")
+	r.write("/etc/fleet/health.d/10-version", `#!/bin/sh
+grep -q fleet.version=0.5.0 /run/fleet-boot || exit 0
+echo health check: not this release >/dev/console
+exit 1
+`)
 	r.must("chmod 755 /etc/fleet/reboot /etc/fleet/health.d/10-version")
 	r.write("/etc/fleet/root.json", r.root())
 	r.must(`systemctl restart update-engine || { journalctl -q --no-pager -o cat -n 20 -u update-engine; exit 1; }`)
@@ -93,17 +100,14 @@ reboot_command = /etc/fleet/reboot
 func (r *rig) update() {
 	r.t.Helper()
 	r.follow("10m")
-	r.timed("a release fetched, written, verified", func() {
-		r.must(`update-engine apply >/run/apply.log 2>&1 || { cat /run/apply.log; exit 1; }`)
-	})
-	r.await(starts)
+	r.timed("a release fetched, written, verified, shutdown", r.apply)
 	r.timed("firmware to the console after an update", func() { r.login() })
 	r.must(`grep -q 'fleet.slot=b fleet.version=` + second + `' /run/fleet-boot && grep -q '^IMAGE_VERSION=` + second + `' /etc/os-release`)
 	r.timed("console to proven", r.settled)
 	// What this host was told before is still so.
 	r.until("the VM in the cluster again", `test "$(fleetctl list-machines --no-legend | wc -l)" = 3`)
 	r.must(`cmp /etc/machine-id /.fleet/machine-id && test -e /root/hello.service`)
-	r.must(`systemctl is-active boot-complete.target`)
+	r.until("a boot that is complete", `systemctl is-active boot-complete.target`)
 }
 
 // settled waits until the release that runs has proven itself.
@@ -119,8 +123,7 @@ func (r *rig) settled() {
 func (r *rig) bad(version, words, says string) {
 	r.t.Helper()
 	r.publish(version, second, words)
-	r.must(`update-engine apply >/run/apply.log 2>&1 || { cat /run/apply.log; exit 1; }`)
-	r.await(starts)
+	r.apply()
 	if said := r.await(starts); !strings.Contains(said, says) {
 		r.t.Errorf("the console of %s does not say %q:\n%s", version, says, said)
 	}
@@ -128,10 +131,26 @@ func (r *rig) bad(version, words, says string) {
 	r.must(`grep -q 'fleet.slot=b fleet.version=` + second + `' /run/fleet-boot`)
 	r.settled()
 	r.must(`update-engine status | grep '^not again *` + version + `'`)
-	// It is not taken once more.
+	// It is not taken once more, here or on any other host.
+	r.stopped(version)
 	r.must("update-engine check")
 	r.until("a host that has looked and found nothing", `update-engine status | grep '^phase *idle'`)
 	r.must(`update-engine status | grep '^not again *` + version + `'`)
+}
+
+// stopped waits until the cluster says that a release goes nowhere, and why.
+func (r *rig) stopped(version string) {
+	r.t.Helper()
+	if err := host.WaitFor(r.ctx, "the rollout of "+version+" to stop", func(ctx context.Context) error {
+		out, err := r.c.Host(1).Run(ctx, "fleetctl", "update", "status")
+		at := strings.Index(out, ": "+version+", pace ")
+		if err == nil && (at < 0 || !strings.Contains(out[at:], "stopped by itself: 1 of 1 hosts that are through came back")) {
+			err = fmt.Errorf("fleetctl update status says:\n%s", out)
+		}
+		return err
+	}); err != nil {
+		r.t.Error(err)
+	}
 }
 
 // corrupt has the next release damaged on the disk after it was verified, behind the first blocks that every mount reads.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/fleet-init/fleet/functional/host"
 )
@@ -21,14 +22,19 @@ const (
 	gateway = "172.31.80.1"
 
 	firmware = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+	secure   = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
 	vars     = "/usr/share/OVMF/OVMF_VARS_4M.fd"
 )
 
 // VM is one virtual machine: a disk, the firmware's variables, and while it is on a process.
 type VM struct {
-	Disk string // qcow2
-	dir  string
-	c    *host.Cluster
+	Disk   string // qcow2
+	Drive  string // a second disk, raw and read-only for the VM; "" = none
+	Alone  bool   // its network card hangs on nothing: machines from one snapshot cannot share the bridge's port
+	Secure bool   // firmware that starts only what is signed by the keys in its variables
+
+	dir string
+	c   *host.Cluster
 
 	cmd     *exec.Cmd
 	ended   chan struct{}
@@ -91,13 +97,25 @@ func (v *VM) path(name string) string { return filepath.Join(v.dir, name) }
 // Start switches the VM on. With a snapshot's name it goes on from there.
 func (v *VM) Start(ctx context.Context, snapshot string) error {
 	// Two processors, since half of all bugs need them; a small cache of translated code, which would else grow without use.
-	args := []string{"-M", "q35", "-accel", "tcg,thread=multi,tb-size=256", "-smp", "2", "-m", "768", "-cpu", "max", "-nodefaults", "-no-user-config",
-		"-display", "none",
-		"-drive", "if=pflash,format=raw,unit=0,readonly=on,file=" + firmware, "-drive", "if=pflash,format=qcow2,unit=1,file=" + v.path("vars.qcow2"),
+	machine, code, card := "q35", firmware, "tap,id=n,ifname=tap0,script=no,downscript=no"
+	if v.Alone {
+		card = "hubport,id=n,hubid=0"
+	}
+	args := []string{"-accel", "tcg,thread=multi,tb-size=256", "-smp", "2", "-m", "768", "-cpu", "max", "-nodefaults", "-no-user-config",
+		"-display", "none", "-drive", "if=pflash,format=qcow2,unit=1,file=" + v.path("vars.qcow2"),
 		// The host's memory outlives a killed QEMU: what the guest wrote is on the disk, in the order in which it wrote.
 		"-drive", "if=virtio,format=qcow2,cache=writeback,file=" + v.Disk,
-		"-netdev", "tap,id=n,ifname=tap0,script=no,downscript=no", "-device", "virtio-net-pci,netdev=n,romfile=,mac=" + MAC,
+		"-netdev", card, "-device", "virtio-net-pci,netdev=n,romfile=,mac=" + MAC,
 		"-device", "virtio-rng-pci", "-serial", "stdio", "-qmp", "unix:" + v.path("qmp") + ",server=on,wait=off"}
+	if v.Secure {
+		// The variables are safe from the system only where the firmware alone, in its own mode of the processor, writes them.
+		machine, code = "q35,smm=on", secure
+		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on")
+	}
+	args = append(args, "-M", machine, "-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+code)
+	if v.Drive != "" {
+		args = append(args, "-drive", "if=virtio,format=raw,readonly=on,file="+v.Drive)
+	}
 	if snapshot != "" {
 		args = append(args, "-loadvm", snapshot)
 	}
@@ -156,12 +174,20 @@ func (v *VM) Login(ctx context.Context) (string, error) {
 		return said, err
 	}
 	// From here on the console is quiet but for what is asked.
-	if err := v.send("stty -echo -onlcr; dmesg -n 1; PS1= PS2= TERM=dumb SYSTEMD_COLORS=0 SYSTEMD_PAGER= SYSTEMD_URLIFY=0; bind 'set enable-bracketed-paste off'; " +
-		"export TERM SYSTEMD_COLORS SYSTEMD_PAGER SYSTEMD_URLIFY; unset HISTFILE PROMPT_COMMAND; echo shell'-'ready\n"); err != nil {
-		return said, err
+	const quiet = "stty -echo -onlcr; dmesg -n 1; PS1= PS2= TERM=dumb SYSTEMD_COLORS=0 SYSTEMD_PAGER= SYSTEMD_URLIFY=0; bind 'set enable-bracketed-paste off'; " +
+		"export TERM SYSTEMD_COLORS SYSTEMD_PAGER SYSTEMD_URLIFY; unset HISTFILE PROMPT_COMMAND; echo shell'-'ready\n"
+	// A word of the kernel's may fall into the answer: then it is asked again.
+	for {
+		if err := v.send(quiet); err != nil {
+			return said, err
+		}
+		short, stop := context.WithTimeout(ctx, time.Minute)
+		_, err := v.Await(short, "shell-ready\n")
+		stop()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return said, err
+		}
 	}
-	_, err = v.Await(ctx, "shell-ready")
-	return said, err
 }
 
 func (v *VM) send(s string) error {
@@ -194,10 +220,21 @@ func (v *VM) Run(ctx context.Context, script string) (string, error) {
 	return out, err
 }
 
-// Reboot runs a script that reboots the VM and logs in after it. The script's answer may come before the shell ends, or not.
+// Leave runs a script that makes the VM restart, or has somebody else make it, and returns when the firmware starts it anew. The script need
+// not answer, nor end well: what it runs may be stopped before it can say so.
+func (v *VM) Leave(ctx context.Context, script string) (string, error) {
+	out, err := v.Run(ctx, "(\n"+script+"\n) || { s=$?; [ \"$(systemctl is-system-running)\" = stopping ] || exit $s; }")
+	if err != nil && !errors.As(err, new(errNever)) {
+		return out, err
+	}
+	said, err := v.Await(ctx, starts)
+	return out + said, err
+}
+
+// Reboot runs a script that restarts the VM and logs in after it.
 func (v *VM) Reboot(ctx context.Context, script string) (string, error) {
-	if _, err := v.Run(ctx, script); err != nil && !errors.As(err, new(errNever)) {
-		return "", err
+	if out, err := v.Leave(ctx, script); err != nil {
+		return out, err
 	}
 	return v.Login(ctx)
 }

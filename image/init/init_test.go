@@ -123,7 +123,7 @@ func TestCommandLineWords(t *testing.T) {
 		t.Error(diff)
 	}
 	for text, want := range map[string]time.Duration{"fleet.patience=10": 10 * time.Second, "": patience, "fleet.patience=no": patience, "fleet.patience=-1": patience} {
-		if got := patienceOf(parseWords(text)); got != want {
+		if got := seconds(parseWords(text)["fleet.patience"], patience); got != want {
 			t.Errorf("%q: %v, want %v", text, got, want)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -120,7 +121,7 @@ func (m *modules) devices() {
 
 // watch arms a watchdog that ends a boot which gets stuck after us, before systemd feeds it: the machine's own if there is one, else the
 // kernel's timer.
-func watch(m *modules) {
+func watch(m *modules, limit time.Duration) {
 	if _, err := os.Stat("/dev/watchdog0"); err != nil {
 		if err := m.load("softdog"); err != nil {
 			say("%v", err)
@@ -131,8 +132,7 @@ func watch(m *modules) {
 		say("no watchdog: %v", err)
 		return
 	}
-	const seconds = 120
-	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.WDIOC_SETTIMEOUT, seconds); err != nil {
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.WDIOC_SETTIMEOUT, int(limit/time.Second)); err != nil {
 		say("watchdog: %v", err)
 	}
 	// Closed without the magic letter it goes on counting.

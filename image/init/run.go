@@ -17,6 +17,8 @@ const (
 	newRoot = "/sysroot"
 	// patience is how long all of this may take. A disk that never appears, a driver that hangs: the restart counts as a try.
 	patience = 90 * time.Second
+	// handover is how long systemd may take from our end to feeding the watchdog.
+	handover = 120 * time.Second
 	// reading is how long a message stays on the console before the restart.
 	reading = 5 * time.Second
 )
@@ -30,13 +32,19 @@ func begin() {
 		words, err = commandLine()
 	}
 	// It ends with exec; from there on the watchdog counts.
-	limit := patienceOf(words)
+	limit := seconds(words["fleet.patience"], patience)
 	dead := time.AfterFunc(limit, func() { restart(fmt.Errorf("not done after %v", limit)) })
 	if err == nil {
 		err = boot(words)
 	}
 	dead.Stop()
 	if err == nil {
+		if words["fleet.drill"] == "stuck" {
+			kmsg(3, "drill: stuck")
+			for { // the watchdog ends it
+				time.Sleep(time.Hour)
+			}
+		}
 		err = unix.Exec("/usr/lib/systemd/systemd", []string{"/sbin/init"}, []string{"PATH=/usr/sbin:/usr/bin", "TERM=linux"})
 	}
 	restart(err)
@@ -88,12 +96,12 @@ func commandLine() (map[string]string, error) {
 	return parseWords(string(b)), nil
 }
 
-// patienceOf is fleet.patience= in seconds, for machines whose disks take long, and for drills.
-func patienceOf(words map[string]string) time.Duration {
-	if n, err := strconv.Atoi(words["fleet.patience"]); err == nil && n > 0 {
+// seconds reads a time limit of the command line, for machines whose disks take long, and for drills.
+func seconds(word string, usual time.Duration) time.Duration {
+	if n, err := strconv.Atoi(word); err == nil && n > 0 {
 		return time.Duration(n) * time.Second
 	}
-	return patience
+	return usual
 }
 
 func parseWords(s string) map[string]string {
@@ -125,7 +133,7 @@ func boot(words map[string]string) error {
 	if err := mods.always(rel.Always); err != nil {
 		return err
 	}
-	watch(mods)
+	watch(mods, seconds(words["fleet.watchdog"], handover))
 	d, err := findDisk(mods)
 	if err != nil {
 		return err
@@ -155,11 +163,11 @@ func boot(words map[string]string) error {
 	return enter()
 }
 
-// drill breaks this start on purpose, so that an operator can see a host come back: fleet.drill=hang or =panic among the options that a
+// drill breaks this start on purpose, so that an operator can see a host come back: fleet.drill=hang, =panic or =stuck among the options that a
 // release is published with.
 func drill(kind string) error {
 	switch kind {
-	case "":
+	case "", "stuck": // that one comes at the end
 		return nil
 	case "hang":
 		say("drill: hanging")
@@ -168,7 +176,7 @@ func drill(kind string) error {
 		say("drill: panic")
 		return os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
 	}
-	return fmt.Errorf("fleet.drill=%s: use hang or panic", kind)
+	return fmt.Errorf("fleet.drill=%s: use hang, panic or stuck", kind)
 }
 
 // enter makes the new root the only one.

@@ -1,0 +1,121 @@
+package vm
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/fleet-init/fleet/update-engine/disk"
+)
+
+// resets breaks a working host in ways that no release has to bring along, and waits for it to start anew. That a start which does not end
+// well leads back to the old slot is TestAHostsLife's.
+func (r *rig) resets(t *testing.T) {
+	// What is told the watchdogs here is what system.conf tells them, only shorter.
+	const manager = "busctl set-property org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager "
+	const freeze = "echo 1 >/sys/fs/cgroup/init.scope/cgroup.freeze"
+	for name, c := range map[string]struct{ script, says string }{
+		"emergency mode":    {"setsid systemctl --no-block emergency", "This boot has failed"},
+		"process 1 crashes": {"dmesg -n 3; kill -SEGV 1", "Caught <SEGV>"},
+		"process 1 hangs": {"grep -qx RuntimeWatchdogSec=60s /usr/lib/systemd/system.conf.d/fleet.conf && dmesg -n 4; " +
+			manager + "RuntimeWatchdogUSec t 10000000 && " + freeze, "softdog: Initiating system reboot"},
+		// The programs in this folder are the last thing that a shutdown runs, when nothing but the watchdog is left to end it.
+		"a shutdown hangs": {manager + `RebootWatchdogUSec t 15000000 && mount -t tmpfs tmpfs /usr/lib/systemd/system-shutdown && cd /usr/lib/systemd/system-shutdown &&
+			printf '#!/bin/sh\necho shutdown hangs >/dev/console; dmesg -n 4; ` + freeze + `; sleep 10000\n' >hang && chmod 755 hang && systemctl --no-block reboot`, "shutdown hangs"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := r.again(t)
+			s.Alone = true
+			s.resume()
+			if out, err := s.Leave(s.ctx, c.script); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			if said := s.console.all(); !strings.Contains(said, c.says) {
+				t.Errorf("the console does not say %q:\n%s", c.says, said)
+			}
+		})
+	}
+}
+
+// shortKernel boots a slot whose kernel image has lost its second half after it was verified: no boot loader can start that, and no
+// counter helps a machine that sits at a prompt.
+func (r *rig) shortKernel() {
+	r.resume()
+	r.write("/etc/fleet/reboot", "#!/bin/sh\nsync\necho the power goes now >/dev/console\nsleep 10000\n")
+	r.must("update-engine apply >/run/apply.log 2>&1 &")
+	r.await("the power goes now")
+	r.Kill()
+	r.offline(func(raw string, esp *disk.FAT, _ func(string) disk.Part) {
+		old, err := esp.Open("EFI/fleet/b.efi")
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		half := make([]byte, old.Size()/2)
+		if _, err := io.ReadFull(io.NewSectionReader(old, 0, old.Size()), half); err != nil {
+			r.t.Fatal(err)
+		}
+		if err := esp.Remove("EFI/fleet/b.efi"); err != nil {
+			r.t.Fatal(err)
+		}
+		f, err := esp.Create("EFI/fleet/b.efi", int64(len(half)))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if _, err := f.WriteAt(half, 0); err != nil {
+			r.t.Fatal(err)
+		}
+		if out, err := exec.CommandContext(r.ctx, "qemu-img", "convert", "-O", "qcow2", raw, r.Disk).CombinedOutput(); err != nil {
+			r.t.Fatalf("qemu-img: %v: %s", err, out)
+		}
+	})
+	if err := r.Start(r.ctx, ""); err != nil {
+		r.t.Fatal(err)
+	}
+	r.await(starts)
+	r.cameBack()
+}
+
+// cameBack logs in after a release that did not come up, and looks that the host is on the first one and remembers.
+func (r *rig) cameBack() {
+	r.t.Helper()
+	r.login()
+	r.must(`grep -q 'fleet.slot=a fleet.version=` + first + `' /run/fleet-boot`)
+	r.until("a host that remembers", `update-engine status | grep '^not again *`+second+`'`)
+}
+
+// hangingUnit is a release in which the boot never gets anywhere, and nothing fails either.
+func (r *rig) hangingUnit() {
+	r.resume()
+	r.write("/etc/systemd/system/hang.service", "[Unit]\nDefaultDependencies=no\nBefore=sysinit.target\nConditionKernelCommandLine=fleet.version="+second+
+		"\n[Service]\nType=oneshot\nTimeoutStartSec=infinity\nExecStart=/bin/sleep infinity\n")
+	// It is half an hour otherwise.
+	r.write("/etc/systemd/system/boot-complete.target.d/short.conf", "[Unit]\nJobTimeoutSec=60s\n")
+	r.must("mkdir -p /etc/systemd/system/sysinit.target.wants && ln -s ../hang.service /etc/systemd/system/sysinit.target.wants/ && sync")
+	r.apply()
+	r.await(starts)
+	r.cameBack()
+}
+
+// stuck is a release that hangs after the initramfs is through and before systemd feeds the watchdog.
+func (r *rig) stuck() {
+	// A directory of its own: the other tests' has the same version with other words.
+	r.releases = filepath.Join(r.releases, "stuck")
+	if err := os.MkdirAll(r.releases, 0o755); err != nil {
+		r.t.Fatal(err)
+	}
+	r.makeKeys()
+	r.publish(second, first, "fleet.drill=stuck fleet.watchdog=20")
+	r.url = strings.TrimSuffix(r.url, "/dir") + "/stuck/dir"
+	r.resume()
+	r.must("systemctl stop update-engine && rm -rf /var/lib/update-engine/*")
+	r.follow("10m")
+	r.apply()
+	if said := r.await(starts); !strings.Contains(said, "drill: stuck") {
+		r.t.Errorf("the console says:\n%s", said)
+	}
+	r.cameBack()
+}
