@@ -6,8 +6,8 @@ import (
 
 	"github.com/fleet-init/fleet/fleetd/engine"
 	"github.com/fleet-init/fleet/internal/fleet"
-	"github.com/fleet-init/fleet/internal/registry"
 	"github.com/fleet-init/fleet/internal/pause"
+	"github.com/fleet-init/fleet/internal/registry"
 )
 
 const (

@@ -15,11 +15,11 @@ import (
 	"github.com/fleet-init/fleet/internal/api"
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/journal"
+	"github.com/fleet-init/fleet/internal/pause"
 	"github.com/fleet-init/fleet/internal/pki"
 	"github.com/fleet-init/fleet/internal/registry"
 	daemon "github.com/fleet-init/fleet/internal/run"
 	"github.com/fleet-init/fleet/internal/unit"
-	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // hosts is how this fleetd and those of other hosts speak to each other, on host_port of member_ip. docs/decisions/0011-logs.md

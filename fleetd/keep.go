@@ -14,8 +14,8 @@ import (
 
 	"github.com/fleet-init/fleet/internal/api"
 	"github.com/fleet-init/fleet/internal/authority"
-	"github.com/fleet-init/fleet/internal/pki"
 	"github.com/fleet-init/fleet/internal/pause"
+	"github.com/fleet-init/fleet/internal/pki"
 )
 
 // run keeps the certificate good: it follows the CA, and renews at two thirds of the certificate's life. It begins when the store answers.

@@ -11,10 +11,10 @@ import (
 	"github.com/fleet-init/fleet/fleetd/agent"
 	"github.com/fleet-init/fleet/fleetd/member"
 	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/pause"
 	"github.com/fleet-init/fleet/internal/registry"
 	daemon "github.com/fleet-init/fleet/internal/run"
 	"github.com/fleet-init/fleet/internal/unit"
-	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // leaderTTL is short beside the machines' time to live, so that another engine plans before the dead leader's own units move.

@@ -21,8 +21,8 @@ import (
 	"github.com/fleet-init/fleet/internal/api"
 	"github.com/fleet-init/fleet/internal/authority"
 	"github.com/fleet-init/fleet/internal/fleet"
-	"github.com/fleet-init/fleet/internal/pki"
 	"github.com/fleet-init/fleet/internal/pause"
+	"github.com/fleet-init/fleet/internal/pki"
 )
 
 // trust is this host's certificate: how it came to it, and how it keeps it. docs/decisions/0013-identity.md says what it is worth.

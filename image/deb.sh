@@ -109,9 +109,10 @@ END
 conffile() { install -D -m 644 "$here/deb/$2" "$work/$1$3"; }
 
 sd=usr/lib/systemd/system
-give fleetctl usr/bin/fleetctl usr/share/man usr/share/bash-completion usr/share/zsh usr/share/fish
-give fleet-netd usr/bin/netd usr/lib/cni usr/lib/sysusers.d/netd.conf "$sd/netd.service" "$sd/fleet-netns@.service"
-give fleet-update-engine usr/bin/update-engine "$sd/update-engine.service" "$sd/update-engine-gate.service" "$sd/boot-complete.target.d"
+give fleetctl usr/bin/fleetctl usr/share/man/man1 usr/share/man/man5 usr/share/bash-completion usr/share/zsh usr/share/fish
+give fleet-netd usr/bin/netd usr/lib/cni usr/lib/sysusers.d/netd.conf "$sd/netd.service" "$sd/fleet-netns@.service" usr/share/man/man8/netd.8
+give fleet-update-engine usr/bin/update-engine "$sd/update-engine.service" "$sd/update-engine-gate.service" "$sd/boot-complete.target.d" \
+	usr/share/man/man8/update-engine.8
 mkdir -p "$work/fleetd"
 cp -a "$work/all/." "$work/fleetd" # and whatever comes to it
 

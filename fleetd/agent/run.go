@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/fleet-init/fleet/internal/fleet"
-	"github.com/fleet-init/fleet/internal/unit"
 	"github.com/fleet-init/fleet/internal/pause"
+	"github.com/fleet-init/fleet/internal/unit"
 )
 
 const (
