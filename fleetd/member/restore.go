@@ -121,15 +121,21 @@ func (m *Member) company(ctx context.Context, force bool) (others []*pb.Member, 
 func (m *Member) leave(ctx context.Context, others []*pb.Member) error {
 	m.hold(true) // else the leader fills the seats again
 	defer m.hold(false)
-	for _, mb := range others {
-		for {
-			err := m.Remove(ctx, hex(mb.ID))
-			if err == nil || errors.Is(err, fleet.ErrNotFound) {
-				break
-			}
-			if !errors.Is(err, fleet.ErrConflict) && ctx.Err() != nil || !pause.For(ctx, 500*time.Millisecond) {
+	for left := slices.Clone(others); len(left) > 0; {
+		// Not in their order: one that runs must not go while another is away, for the rest would be no quorum.
+		var refused error
+		for _, mb := range left {
+			switch err := m.Remove(ctx, hex(mb.ID)); {
+			case err == nil || errors.Is(err, fleet.ErrNotFound):
+				left = slices.DeleteFunc(slices.Clone(left), func(o *pb.Member) bool { return o.ID == mb.ID })
+			case ctx.Err() != nil && !errors.Is(err, fleet.ErrConflict):
 				return fmt.Errorf("take %s out: %w", mb.Name, err)
+			default:
+				refused = fmt.Errorf("take %s out: %w", mb.Name, err)
 			}
+		}
+		if refused != nil && !pause.For(ctx, 500*time.Millisecond) {
+			return refused
 		}
 	}
 	m.letKnow(ctx, others)

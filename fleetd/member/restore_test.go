@@ -122,6 +122,26 @@ func TestRestoreOfAWorkingClusterTakesAllOthersAlong(t *testing.T) {
 	hosts[2].wantOrigin(old, true)
 }
 
+// One that was away, or too slow to hear that it was taken out, must not wait for the quorum of a cluster that is no more.
+func TestMemberThatDidNotHearOfARestoreComesAlong(t *testing.T) {
+	t.Parallel()
+	hosts := newHosts(t, 3)
+	startAll(hosts)
+	roles(t, hosts, map[Role]int{Voter: 3})
+	old := hosts[0].awaitOrigin()
+	hosts[0].put("k", "good")
+	saved := hosts[0].backup()
+	hosts[1].stop()
+	if err := hosts[0].restore(saved, true); err != nil {
+		t.Fatal(err)
+	}
+	hosts[0].wantOrigin(old, false)
+	hosts[1].start()
+	roles(t, hosts, map[Role]int{Voter: 3})
+	hosts[1].wantKey("k", "good")
+	hosts[1].wantOrigin(old, false) // coming along confirms nothing
+}
+
 // A cluster that was restored once must not fall behind itself when an older backup is restored.
 func TestLeapGoesPastAllLeapsBefore(t *testing.T) {
 	then := time.Unix(1_800_000_000, 0)
