@@ -26,6 +26,10 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	if os.Getpid() == 1 {
+		guest()
+		return
+	}
 	os.Exit(m.Run())
 }
 
