@@ -173,19 +173,36 @@ func (v *VM) Login(ctx context.Context) (string, error) {
 	if _, err := v.Await(ctx, "# "); err != nil {
 		return said, err
 	}
-	// From here on the console is quiet but for what is asked.
+	return said, v.quiet(ctx)
+}
+
+// LoginAs waits for the console of a host that has an owner and logs in as root.
+func (v *VM) LoginAs(ctx context.Context, password string) error {
+	for _, say := range [][2]string{{" login: ", "root\n"}, {"Password: ", password + "\n"}, {"# ", ""}} {
+		if _, err := v.Await(ctx, say[0]); err != nil {
+			return fmt.Errorf("log in: %w; the console: %s", err, host.Tail(v.console.all(), 25))
+		}
+		if err := v.send(say[1]); err != nil {
+			return err
+		}
+	}
+	return v.quiet(ctx)
+}
+
+// quiet has the shell on the console say nothing but what it is asked.
+func (v *VM) quiet(ctx context.Context) error {
 	const quiet = "stty -echo -onlcr; dmesg -n 1; PS1= PS2= TERM=dumb SYSTEMD_COLORS=0 SYSTEMD_PAGER= SYSTEMD_URLIFY=0; bind 'set enable-bracketed-paste off'; " +
 		"export TERM SYSTEMD_COLORS SYSTEMD_PAGER SYSTEMD_URLIFY; unset HISTFILE PROMPT_COMMAND; echo shell'-'ready\n"
 	// A word of the kernel's may fall into the answer: then it is asked again.
 	for {
 		if err := v.send(quiet); err != nil {
-			return said, err
+			return err
 		}
 		short, stop := context.WithTimeout(ctx, time.Minute)
 		_, err := v.Await(short, "shell-ready\n")
 		stop()
 		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
-			return said, err
+			return err
 		}
 	}
 }

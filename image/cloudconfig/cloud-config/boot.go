@@ -123,6 +123,7 @@ func (a *app) bootFrom(ctx context.Context) error {
 		f, err := s.Fetch(ctx)
 		switch {
 		case errors.Is(err, source.ErrNone):
+			fmt.Fprintf(a.out, "%s has no cloud-config: %v\n", s.Name, err)
 			continue
 		case err != nil:
 			return errors.Join(fmt.Errorf("%s: %w", s.Name, err), a.again(ctx))
