@@ -11,12 +11,14 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 
 	"github.com/fleet-init/fleet/fleetd/engine"
+	"github.com/fleet-init/fleet/fleetd/member"
 	"github.com/fleet-init/fleet/internal/api"
 	daemon "github.com/fleet-init/fleet/internal/run"
 )
@@ -146,7 +148,26 @@ func (h *host) apiHandler() http.Handler {
 		Log:        h.log,
 		Caller:     h.caller,
 		Audit:      h.audit,
+		Voters:     h.voterNames,
 	})
+}
+
+// voterNames are the hosts that vote, where this one does not: each by its name and the address that others reach it at.
+func (h *host) voterNames(ctx context.Context) (names []string) {
+	if h.member.Status().Role != member.StandBy {
+		return nil
+	}
+	ms, err := h.registry.Machines(ctx)
+	if err != nil {
+		return nil // then the store's own words have to do
+	}
+	for _, m := range ms {
+		if m.Seat.Role == string(member.Voter) {
+			names = append(names, fmt.Sprintf("%s (%s)", m.Name, m.IP))
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // ready is why the API cannot answer yet.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 
 	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/kv"
 	"github.com/fleet-init/fleet/internal/unit"
 )
 
@@ -45,6 +46,9 @@ func (h *handler) batch(w http.ResponseWriter, r *http.Request, _ string) error 
 	}
 	if len(subs) > 0 {
 		for i, res := range h.Registry.Submit(r.Context(), subs...) {
+			if errors.Is(res.Err, kv.ErrForbidden) {
+				return res.Err // this host may change nothing: said once, not for each unit
+			}
 			result := &out.Results[at[i]]
 			result.Created, result.Rev, result.Hash = res.Created, res.Rev, string(res.Hash)
 			out.Rev = max(out.Rev, res.Rev)
@@ -53,7 +57,9 @@ func (h *handler) batch(w http.ResponseWriter, r *http.Request, _ string) error 
 			}
 		}
 	}
-	h.destroyAll(r, in.Delete, seen, out.Results[len(in.Set):])
+	if err := h.destroyAll(r, in.Delete, seen, out.Results[len(in.Set):]); err != nil {
+		return err
+	}
 	reply(w, http.StatusOK, out)
 	return nil
 }
@@ -70,7 +76,7 @@ func noteBatch(r *http.Request, in Batch) {
 	Noted(r.Context(), "batch", units...)
 }
 
-func (h *handler) destroyAll(r *http.Request, names []string, seen map[string]bool, results []UnitResult) {
+func (h *handler) destroyAll(r *http.Request, names []string, seen map[string]bool, results []UnitResult) error {
 	var del []unit.Name
 	var at []int
 	for i, name := range names {
@@ -83,9 +89,12 @@ func (h *handler) destroyAll(r *http.Request, names []string, seen map[string]bo
 		del, at = append(del, unit.Name(name)), append(at, i)
 	}
 	if len(del) == 0 {
-		return
+		return nil
 	}
 	for i, err := range h.Registry.Destroy(r.Context(), del...) {
+		if errors.Is(err, kv.ErrForbidden) {
+			return err
+		}
 		if errors.Is(err, fleet.ErrNotFound) {
 			err = refuse(http.StatusNotFound, "unit does not exist")
 		}
@@ -93,6 +102,7 @@ func (h *handler) destroyAll(r *http.Request, names []string, seen map[string]bo
 			results[at[i]].Err = toError(err)
 		}
 	}
+	return nil
 }
 
 func twice(name string) error {

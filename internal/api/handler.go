@@ -45,6 +45,8 @@ type Config struct {
 	Network HostNetwork      // asks any machine's netd; nil: 404
 	Metrics http.Handler     // serves /metrics; nil: 404
 	More    map[string]Route // paths that main brings along
+	// Voters are the hosts that may change the store, for people, where this one may not; none: it may, or nobody knows. nil: it may.
+	Voters func(ctx context.Context) []string
 	// Caller says who makes a request; nil: whoever gets here may do everything. Audit is told every change; nil: nobody.
 	Caller     func(r *http.Request) Caller
 	Audit      func(Deed)
@@ -120,6 +122,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = h.serve(w, r, route, item)
 	}
 	if err != nil {
+		err = h.elsewhere(r.Context(), err, r.Method, name, n.who)
 		h.fail(w, r, err)
 	}
 	h.end(r, n, name, item, err)

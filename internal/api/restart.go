@@ -2,11 +2,13 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 
 	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/kv"
 	"github.com/fleet-init/fleet/internal/unit"
 )
 
@@ -74,6 +76,9 @@ func (h *handler) restart(w http.ResponseWriter, r *http.Request, _ string) erro
 	}
 	Noted(r.Context(), "restart", noted...)
 	for i, res := range h.Restart(r.Context(), keys...) {
+		if errors.Is(res.Err, kv.ErrForbidden) {
+			return res.Err
+		}
 		out.Results[at[i]].Rev = res.Rev
 		if res.Err != nil {
 			out.Results[at[i]].Err = toError(res.Err)

@@ -42,9 +42,7 @@ func TestOnlyWhoProvesItComesIn(t *testing.T) {
 	r.sub("strangers", func(r *rig) { strangers(r, standBy) })
 	r.sub("the key of a host without a vote", func(r *rig) { stolenKey(r, standBy) })
 	r.sub("a host without a vote, from inside", func(r *rig) {
-		r.ctl(standBy, "list-units")
-		r.refused(standBy, 1, []string{"do it on one that has"}, "stop", "s@1.service")
-		r.refused(standBy, 1, []string{"do it on one that has"}, "cat", "secret.service")
+		withoutVote(r, standBy, voter)
 	})
 	voters := r.others(standBy)
 	r.sub("people", func(r *rig) { people(r, voters[0], voters[2]) })
