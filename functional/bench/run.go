@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -22,43 +23,63 @@ type bench struct {
 	sizes   []int
 	many    int
 	runs    int
+	images  []int // MiB
+	install string
 	window  time.Duration
 	ttl     time.Duration
 }
 
 // part is one group of figures.
 type part struct {
-	name string
-	what string
-	run  func(*bench, context.Context) error
+	name  string
+	what  string
+	run   func(*bench, context.Context) error
+	alone bool // needs no hosts
 }
 
 func parts() []part {
 	return []part{
-		{"one", "one unit, from the command to its end", (*bench).one},
-		{"start", "many units beside bare systemd", (*bench).start},
-		{"list", "list-units", (*bench).list},
-		{"wide", "lists of many units, on a warm fleetd", (*bench).wide},
-		{"rest", "cost at rest", (*bench).rest},
-		{"failover", "a host loses its power", (*bench).failover},
+		{"one", "one unit, from the command to its end", (*bench).one, false},
+		{"start", "many units beside bare systemd", (*bench).start, false},
+		{"list", "list-units", (*bench).list, false},
+		{"wide", "lists of many units, on a warm fleetd", (*bench).wide, false},
+		{"rest", "cost at rest", (*bench).rest, false},
+		{"failover", "a host loses its power", (*bench).failover, false},
+		{"apply", "a release into a slot", (*bench).apply, true},
 	}
 }
 
 func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	flags := pflag.NewFlagSet("bench", pflag.ContinueOnError)
-	install := flags.String("install", "", "folder that build.sh install made")
-	only := flags.StringSlice("part", nil, "only these parts")
 	b := &bench{out: out}
+	flags.StringVar(&b.install, "install", "", "folder that build.sh install made")
+	only := flags.StringSlice("part", nil, "only these parts")
 	flags.IntSliceVar(&b.sizes, "units", []int{300, 1000}, "how many units")
 	flags.IntVar(&b.many, "many", 10000, "how many units the part wide has")
+	flags.IntSliceVar(&b.images, "images", []int{256, 1024}, "MiB of the images that are applied")
 	flags.IntVar(&b.runs, "runs", 3, "times each figure is taken; the median is printed")
 	flags.DurationVar(&b.window, "window", 20*time.Second, "how long the cost at rest is watched")
 	flags.DurationVar(&b.ttl, "agent-ttl", 10*time.Second, "agent_ttl of the hosts")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
+	var alone, together []part
+	for _, p := range parts() {
+		switch wanted := len(*only) == 0 || slices.Contains(*only, p.name); {
+		case wanted && p.alone:
+			alone = append(alone, p)
+		case wanted:
+			together = append(together, p)
+		}
+	}
+	if b.install, err = filepath.Abs(b.install); err != nil {
+		return err
+	}
+	if err := b.each(ctx, alone); err != nil || len(together) == 0 {
+		return err
+	}
 	b.cluster, err = host.Start(ctx, host.Options{
-		Hosts: 3, Install: *install, Files: host.FleetFiles(3, "agent_ttl = "+b.ttl.String()+"\n"),
+		Hosts: 3, Install: b.install, Files: host.FleetFiles(3, "agent_ttl = "+b.ttl.String()+"\n"),
 		Log: func(format string, a ...any) { fmt.Fprintf(os.Stderr, format+"\n", a...) },
 	})
 	if err != nil {
@@ -68,11 +89,12 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if err := b.form(ctx); err != nil {
 		return err
 	}
-	for _, p := range parts() {
-		if len(*only) > 0 && !slices.Contains(*only, p.name) {
-			continue
-		}
-		fmt.Fprintf(out, "\n### %s\n\n", p.what)
+	return b.each(ctx, together)
+}
+
+func (b *bench) each(ctx context.Context, list []part) error {
+	for _, p := range list {
+		fmt.Fprintf(b.out, "\n### %s\n\n", p.what)
 		if err := p.run(b, ctx); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}

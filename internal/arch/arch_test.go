@@ -87,7 +87,7 @@ func law() []rule {
 			"when to take, boot, keep and give up a release is decided from values: no clock, disk or network"},
 		{"update-engine/payload", nil, []string{"github.com/klauspost/compress", "github.com/cespare/xxhash", "github.com/coreos/go-semver", "golang.org/x/"},
 			"bytes into a slot; which release and which slot is not its affair"},
-		{"update-engine/slot", nil, nil, "what boots is decided over files; how they get onto a disk is disk's affair"},
+		{"update-engine/slot", nil, []string{"golang.org/x/sys"}, "what boots is decided over files; how they get onto a disk is disk's affair"},
 		{"update-engine/disk", nil, nil, "formats on a raw disk, used by slot through an interface"},
 		{"update-engine/disk/disktest", nil, nil, "a disk that loses power, for tests"},
 		{"update-engine/trust", nil, []string{"github.com/theupdateframework/go-tuf", "github.com/sigstore/sigstore", "github.com/secure-systems-lab"},

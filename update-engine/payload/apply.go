@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
@@ -57,7 +56,6 @@ func (m *Mark) set(i int, done bool) {
 // Progress is how far a run is.
 type Progress struct {
 	Frames, Done int
-	Wire         int64 // bytes fetched in this run
 }
 
 // Job is one payload to be applied.
@@ -106,31 +104,61 @@ func (j Job) Run(ctx context.Context) error {
 		defer w.dec.Close()
 		benches <- w
 	}
+	// While one group is made and written the one before it is synced: the disk is never without work.
+	written := make(chan []int)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		for part := range written {
+			if err := j.settle(&mark, part); err != nil {
+				return err
+			}
+			if p.Done += len(part); j.Tell != nil {
+				j.Tell(p)
+			}
+		}
+		return nil
+	})
+	err = j.produce(ctx, benches, todo, written)
+	close(written)
+	// A sync that failed ends the making with its context's error: the sync's own says why.
+	if serr := g.Wait(); serr != nil {
+		return serr
+	}
+	return err
+}
+
+// produce makes group after group, and hands each on when it is written.
+func (j Job) produce(ctx context.Context, benches chan *bench, todo []int, written chan<- []int) error {
 	for part := range slices.Chunk(todo, max(1, cmp.Or(j.Every, 64))) {
-		wire, err := j.group(ctx, benches, part)
-		p.Wire += wire
-		if err != nil {
+		if err := j.group(ctx, benches, part); err != nil {
 			return err
 		}
-		if err := j.To.Sync(); err != nil {
-			return fmt.Errorf("sync slot: %w", err)
-		}
-		mark.Done = slices.Clone(mark.Done)
-		for _, i := range part {
-			mark.set(i, true)
-		}
-		if err := j.Journal.Save(mark); err != nil {
-			return fmt.Errorf("write journal: %w", err)
-		}
-		if p.Done += len(part); j.Tell != nil {
-			j.Tell(p)
+		select {
+		case written <- part:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 	return ctx.Err()
 }
 
+// settle puts a group that is written safely on disk, and only then into the journal.
+func (j Job) settle(mark *Mark, part []int) error {
+	if err := j.To.Sync(); err != nil {
+		return fmt.Errorf("sync slot: %w", err)
+	}
+	mark.Done = slices.Clone(mark.Done)
+	for _, i := range part {
+		mark.set(i, true)
+	}
+	if err := j.Journal.Save(*mark); err != nil {
+		return fmt.Errorf("write journal: %w", err)
+	}
+	return nil
+}
+
 // group makes some frames: those of the base first, then the others as their wire bytes come in.
-func (j Job) group(ctx context.Context, benches chan *bench, part []int) (wire int64, err error) {
+func (j Job) group(ctx context.Context, benches chan *bench, part []int) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(cap(benches))
 	var spans []Span
@@ -143,25 +171,23 @@ func (j Job) group(ctx context.Context, benches chan *bench, part []int) (wire i
 		}
 		spans, fetched = append(spans, Span{f.WireOff, int64(f.WireLen), f.Wire}), append(fetched, i)
 	}
-	var n atomic.Int64
 	if len(spans) > 0 {
 		err = j.From.Fetch(ctx, j.File, spans, func(k int, b []byte) error {
 			if Sum(b) != spans[k].Sum {
 				return fmt.Errorf("frame %d of %s: %w", fetched[k], j.File, ErrContent)
 			}
-			n.Add(int64(len(b)))
 			g.Go(func() error { return j.frame(ctx, benches, fetched[k], b) })
 			return ctx.Err()
 		})
 	}
 	// The failure of a frame ends the fetch with its context's error: the frame's own says why.
 	if werr := g.Wait(); werr != nil {
-		return n.Load(), werr
+		return werr
 	}
 	if err != nil {
 		err = fmt.Errorf("fetch %s: %w", j.File, err)
 	}
-	return n.Load(), err
+	return err
 }
 
 // frame makes one frame and writes it. Nothing is written that does not hash to what the index says.
@@ -240,25 +266,24 @@ func (w *bench) decode(f Frame, base io.ReaderAt, wire []byte) ([]byte, error) {
 // fetches them again, and the error wraps ErrContent: a disk that lost writes, or something else wrote the slot meanwhile.
 func (j Job) Verify(ctx context.Context, want Hash) error {
 	whole := sha256.New()
-	buf := make([]byte, FrameSize)
+	if err := j.readBack(ctx, func(_ int, b []byte) { whole.Write(b) }); err != nil {
+		return err
+	}
+	if Hash(whole.Sum(nil)) == want {
+		return nil
+	}
+	// Something is wrong: now it is worth a second look where.
 	var bad []int
-	for i, f := range j.Index.Frames {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := readFull(j.To, buf[:f.Len], f.Off); err != nil {
-			return fmt.Errorf("read back frame %d at %d: %w", i, f.Off, err)
-		}
-		if Sum(buf[:f.Len]) != f.Out {
+	err := j.readBack(ctx, func(i int, b []byte) {
+		if Sum(b) != j.Index.Frames[i].Out {
 			bad = append(bad, i)
 		}
-		whole.Write(buf[:f.Len])
+	})
+	if err != nil {
+		return err
 	}
 	if len(bad) == 0 {
-		if Hash(whole.Sum(nil)) != want {
-			return fmt.Errorf("%w: every frame is right and the image is not", ErrManifest)
-		}
-		return nil
+		return fmt.Errorf("%w: every frame is right and the image is not", ErrManifest)
 	}
 	mark, err := j.Journal.Load()
 	if err == nil && mark.Payload == j.Index.Sum {
@@ -269,4 +294,36 @@ func (j Job) Verify(ctx context.Context, want Hash) error {
 		err = j.Journal.Save(mark)
 	}
 	return errors.Join(fmt.Errorf("read back: %d frames, first %d at %d: %w", len(bad), bad[0], j.Index.Frames[bad[0]].Off, ErrContent), err)
+}
+
+// readBack gives what the slot holds to take, frame by frame; the bytes stand until take returns. Reading goes on while take works.
+func (j Job) readBack(ctx context.Context, take func(i int, b []byte)) error {
+	type piece struct {
+		i int
+		b []byte
+	}
+	free, read := make(chan []byte, 2), make(chan piece)
+	for range cap(free) {
+		free <- make([]byte, FrameSize)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(read)
+		for i, f := range j.Index.Frames {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			b := (<-free)[:f.Len]
+			if err := readFull(j.To, b, f.Off); err != nil {
+				return fmt.Errorf("read back frame %d at %d: %w", i, f.Off, err)
+			}
+			read <- piece{i, b}
+		}
+		return nil
+	})
+	for p := range read {
+		take(p.i, p.b)
+		free <- p.b[:FrameSize]
+	}
+	return g.Wait()
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"testing"
 )
 
@@ -12,6 +13,7 @@ var errPower = errors.New("power cut")
 // disk is a slot and a journal that lose power at a given write: what was not synced is then there, or not, or half, as it
 // comes. Every write, sync and save counts one.
 type disk struct {
+	mu      sync.Mutex // frames are written while those before them are synced
 	r       *rand.Rand
 	left    int // writes until the power cut; below zero never
 	solid   []byte
@@ -33,6 +35,8 @@ func (d *disk) step() error {
 }
 
 func (d *disk) ReadAt(b []byte, off int64) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	seen := bytes.Clone(d.solid)
 	for _, p := range d.pending {
 		copy(seen[p.off:], p.b)
@@ -41,6 +45,8 @@ func (d *disk) ReadAt(b []byte, off int64) (int, error) {
 }
 
 func (d *disk) WriteAt(b []byte, off int64) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.pending = append(d.pending, piece{off, bytes.Clone(b)})
 	if err := d.step(); err != nil {
 		return 0, err
@@ -49,6 +55,8 @@ func (d *disk) WriteAt(b []byte, off int64) (int, error) {
 }
 
 func (d *disk) Sync() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if err := d.step(); err != nil {
 		return err
 	}
@@ -72,6 +80,8 @@ func (d *disk) Load() (Mark, error) { return d.mark, nil }
 
 // Save is atomic: before or after the power cut, never between.
 func (d *disk) Save(m Mark) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if err := d.step(); err != nil {
 		if d.r.IntN(2) == 0 {
 			d.mark = Mark{m.Payload, bytes.Clone(m.Done)}
