@@ -177,16 +177,11 @@ func (w writer) apply(ctx context.Context, to slot.File, f payload.File) error {
 		}()
 		j.Base = base
 	}
-	if err := j.Run(ctx); err != nil {
-		return err
-	}
-	err = j.Verify(ctx, w.image.SHA256)
+	err = j.RunAndVerify(ctx, w.image.SHA256)
 	if errors.Is(err, payload.ErrContent) {
 		// What was written is not what is read: the frames that differ are written once more.
 		h.log.Warn("read back differs, writing those frames again", "image", w.image.Name, "err", err)
-		if err = j.Run(ctx); err == nil {
-			err = j.Verify(ctx, w.image.SHA256)
-		}
+		err = j.RunAndVerify(ctx, w.image.SHA256)
 	}
 	return err
 }

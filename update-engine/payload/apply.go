@@ -76,7 +76,22 @@ type Job struct {
 
 // Run writes every frame that the journal does not know as done. When it returns nil all of them are on disk, each checked. It
 // may be called again after any error or crash; ErrBase, ErrContent and what Source and Target return tell what to change.
-func (j Job) Run(ctx context.Context) error {
+func (j Job) Run(ctx context.Context) error { return j.run(ctx, nil) }
+
+// RunAndVerify is Run and then Verify, and quicker: what is safe on disk is read back while the rest is being written.
+func (j Job) RunAndVerify(ctx context.Context, want Hash) error {
+	whole := sha256.New()
+	if err := j.run(ctx, whole); err != nil {
+		return err
+	}
+	if Hash(whole.Sum(nil)) == want {
+		return nil
+	}
+	return j.Verify(ctx, want) // it went on with an earlier run's work, or something is wrong
+}
+
+// run is Run; each group is read back into whole once it is safe, unless whole is nil.
+func (j Job) run(ctx context.Context, whole io.Writer) error {
 	mark, err := j.Journal.Load()
 	if err != nil {
 		return fmt.Errorf("read journal: %w", err)
@@ -114,6 +129,12 @@ func (j Job) Run(ctx context.Context) error {
 			}
 			if p.Done += len(part); j.Tell != nil {
 				j.Tell(p)
+			}
+			if whole == nil || len(todo) < p.Frames {
+				continue
+			}
+			if err := j.readBack(ctx, part, func(_ int, b []byte) { _, _ = whole.Write(b) }); err != nil { // a hash takes everything
+				return err
 			}
 		}
 		return nil
@@ -266,7 +287,11 @@ func (w *bench) decode(f Frame, base io.ReaderAt, wire []byte) ([]byte, error) {
 // fetches them again, and the error wraps ErrContent: a disk that lost writes, or something else wrote the slot meanwhile.
 func (j Job) Verify(ctx context.Context, want Hash) error {
 	whole := sha256.New()
-	if err := j.readBack(ctx, func(_ int, b []byte) { whole.Write(b) }); err != nil {
+	all := make([]int, len(j.Index.Frames))
+	for i := range all {
+		all[i] = i
+	}
+	if err := j.readBack(ctx, all, func(_ int, b []byte) { whole.Write(b) }); err != nil {
 		return err
 	}
 	if Hash(whole.Sum(nil)) == want {
@@ -274,7 +299,7 @@ func (j Job) Verify(ctx context.Context, want Hash) error {
 	}
 	// Something is wrong: now it is worth a second look where.
 	var bad []int
-	err := j.readBack(ctx, func(i int, b []byte) {
+	err := j.readBack(ctx, all, func(i int, b []byte) {
 		if Sum(b) != j.Index.Frames[i].Out {
 			bad = append(bad, i)
 		}
@@ -296,8 +321,8 @@ func (j Job) Verify(ctx context.Context, want Hash) error {
 	return errors.Join(fmt.Errorf("read back: %d frames, first %d at %d: %w", len(bad), bad[0], j.Index.Frames[bad[0]].Off, ErrContent), err)
 }
 
-// readBack gives what the slot holds to take, frame by frame; the bytes stand until take returns. Reading goes on while take works.
-func (j Job) readBack(ctx context.Context, take func(i int, b []byte)) error {
+// readBack gives what the slot holds of some frames to take, one by one; the bytes stand until take returns. Reading goes on while take works.
+func (j Job) readBack(ctx context.Context, frames []int, take func(i int, b []byte)) error {
 	type piece struct {
 		i int
 		b []byte
@@ -309,7 +334,8 @@ func (j Job) readBack(ctx context.Context, take func(i int, b []byte)) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(read)
-		for i, f := range j.Index.Frames {
+		for _, i := range frames {
+			f := j.Index.Frames[i]
 			if err := ctx.Err(); err != nil {
 				return err
 			}

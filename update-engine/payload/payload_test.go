@@ -262,6 +262,40 @@ func TestSlotTooSmall(t *testing.T) {
 	}
 }
 
+func TestRunAndVerifySeesWhatTheDiskHolds(t *testing.T) {
+	for name, every := range map[string]int{"one group": 64, "a group for each frame": 1} {
+		rel := small(t)
+		j := rel.job()
+		j.Every = every
+		if err := j.RunAndVerify(t.Context(), rel.im.SHA256); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		// A run that goes on with another's work looks at that work too.
+		j.To.(*memory).b[FrameSize+3] ^= 4
+		if err := j.RunAndVerify(t.Context(), rel.im.SHA256); !errors.Is(err, ErrContent) {
+			t.Errorf("%s, damaged: got %v, want %v", name, err, ErrContent)
+		}
+		if err := j.RunAndVerify(t.Context(), rel.im.SHA256); err != nil {
+			t.Errorf("%s, repaired: %v", name, err)
+		}
+		lost := rel.job()
+		lost.To = &forgetful{memory{make([]byte, len(rel.image))}}
+		if err := lost.RunAndVerify(t.Context(), rel.im.SHA256); !errors.Is(err, ErrContent) {
+			t.Errorf("%s, a disk that loses a write: got %v, want %v", name, err, ErrContent)
+		}
+	}
+}
+
+// forgetful is a disk that says that it wrote, and did not write the second frame.
+type forgetful struct{ memory }
+
+func (f *forgetful) WriteAt(b []byte, off int64) (int, error) {
+	if off == FrameSize {
+		return len(b), nil
+	}
+	return f.memory.WriteAt(b, off)
+}
+
 func TestDamageAfterWritingIsFoundAndRepaired(t *testing.T) {
 	rel := small(t)
 	j := rel.job()
