@@ -279,7 +279,8 @@ func (v *voting) watchQuorum(ctx context.Context) error {
 		if v.alone++; v.alone%4 != 0 && v.m.Status().Lost == "" && v.proxy != nil {
 			return nil
 		}
-		led = v.proxy != nil && v.m.ask(ctx) == nil
+		// Who answers may be in another cluster by now.
+		led = v.proxy != nil && v.m.ask(ctx) == nil && v.m.Status().Cluster == hex(uint64(v.e.Server.Cluster().ID()))
 		v.alone-- // counted below
 	}
 	if led {
