@@ -28,7 +28,7 @@ import (
 	"github.com/fleet-init/fleet/update-engine/update"
 )
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

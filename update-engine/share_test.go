@@ -23,7 +23,7 @@ import (
 )
 
 // credential writes a certificate into a folder, as fleetd keeps it.
-func credential(t *testing.T, ca pki.CA, id pki.Identity) (*pki.Holder, string) {
+func credential(t testing.TB, ca pki.CA, id pki.Identity) (*pki.Holder, string) {
 	t.Helper()
 	dir := t.TempDir()
 	h, err := pki.OpenHolder(dir, time.Now)

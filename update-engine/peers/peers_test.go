@@ -195,27 +195,3 @@ func TestCacheStaysSmallAndDistrustsTheDisk(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-// BenchmarkFiftyHosts says how many bytes the origin sends for each host's release, with peers and without.
-func BenchmarkFiftyHosts(b *testing.B) {
-	for _, peers := range []bool{false, true} {
-		b.Run(fmt.Sprintf("peers=%v", peers), func(b *testing.B) {
-			for b.Loop() {
-				c := newCluster(b, 50, 16, 64<<10)
-				var wg sync.WaitGroup
-				for _, s := range c.shares {
-					if !peers {
-						s.Hosts = func() []Host { return nil }
-					}
-					wg.Go(func() {
-						if err := c.take(s); err != nil {
-							b.Error(err)
-						}
-					})
-				}
-				wg.Wait()
-				b.ReportMetric(float64(c.origin.sent.Load())/float64(len(c.origin.file)), "origin/release")
-			}
-		})
-	}
-}
