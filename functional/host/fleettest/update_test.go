@@ -61,15 +61,20 @@ func (p *releases) run(args ...string) string {
 	return string(out)
 }
 
+// noise is bytes that nothing makes smaller, the same for the same seed.
+func noise(n int, seed uint64) string {
+	b := make([]byte, n)
+	r := rand.New(rand.NewPCG(seed, seed))
+	for i := range b {
+		b[i] = byte(r.Uint32())
+	}
+	return string(b)
+}
+
 // image writes the image of a release's files and returns where. Most of it is the same in all releases.
 func (p *releases) image(version string, files map[string]string) string {
 	p.t.Helper()
-	noise := make([]byte, 1200<<10)
-	r := rand.New(rand.NewPCG(7, 7))
-	for i := range noise {
-		noise[i] = byte(r.Uint32())
-	}
-	all := map[string]string{"usr/share/fleet-os/bulk": string(noise), "usr/share/fleet-os/version": version + "\n"}
+	all := map[string]string{"usr/share/fleet-os/bulk": noise(1200<<10, 7), "usr/share/fleet-os/version": version + "\n"}
 	for k, v := range files {
 		all[k] = v
 	}
@@ -126,10 +131,10 @@ type updating struct {
 func bootUpdating(t *testing.T) *updating {
 	p := newReleases(t)
 	slots := filepath.Join(t.TempDir(), "host")
-	p.run("install", slots, "--version", "1.0.0", "--usr", p.image("1.0.0", nil), "--uki", p.uki, "--slot-size", "2000000")
+	p.run("install", slots, "--version", "1.0.0", "--usr", p.image("1.0.0", nil), "--uki", p.uki, "--slot-size", "6000000")
 	p.publish("1.0.0", "1.0.0", nil) // so that the channel is there: a check that fails is not repeated for a minute
 	releases := p.tree(p.dir, mirror)
-	fleetFiles := host.FleetFiles(3, usual+"fleetlock_listen = 0.0.0.0:9999\n")
+	fleetFiles := host.FleetFiles(3, usual+"fleetlock_listen = 0.0.0.0:9999\nreboot_alarm = 1s\n")
 	r := bootFiles(t, 3, func(i int) map[string]string {
 		files := fleetFiles(i)
 		for path, content := range p.tree(slots, "/var/lib/update-engine/host") {
@@ -142,7 +147,7 @@ func bootUpdating(t *testing.T) *updating {
 		if i == 1 {
 			group = "canary"
 		}
-		files["/etc/fleet/update.conf"] = `mirrors = file://` + mirror + `
+		files["/etc/fleet/update.conf"] = `mirrors = http://` + originAddress + `, file://` + mirror + `
 root = /etc/fleet/root.json
 group = ` + group + `
 interval = 2s
@@ -261,6 +266,8 @@ func (u *updating) holders() (ids []string, err error) {
 				ids = append(ids, h.ID)
 			}
 		}
+		slices.Sort(ids)
+		ids = slices.Compact(ids)
 		return nil
 	})
 	return ids, err
@@ -356,10 +363,12 @@ func TestThreeHostsUpdateAndABadReleaseComesBack(t *testing.T) {
 	u.ctl(h1, append([]string{"start"}, webs...)...)
 	u.once(webs...)
 
-	u.part("one host at a time, no unit lost, never below quorum", func(u *updating) {
+	u.part("one host at a time, no unit lost, never below quorum; the hosts get it from each other", func(u *updating) {
 		end := u.load()
-		u.publish("2.0.0", "1.0.0", nil)
+		o := serveOrigin(u.rig.t, u.Cluster, u.dir)
+		u.sharesFrames(o, "2.0.0", "1.0.0", map[string]string{"usr/share/fleet-os/new": noise(3<<20, 8)})
 		u.offer()
+		o.close() // from here on the other mirror, a folder, has to do
 		u.proven("2.0.0", u.Hosts()...)
 		if writes, away := end(); away != 1 || writes == 0 {
 			u.rig.t.Errorf("%d hosts were on their way at once, the store took %d writes", away, writes)
@@ -402,6 +411,10 @@ func TestThreeHostsUpdateAndABadReleaseComesBack(t *testing.T) {
 		dead := u.leaving()
 		u.must(dead.PowerOff(u.ctx))
 		rest := u.others(dead)
+		u.wait("the alarm of a permit whose holder is gone", func() error {
+			out, text, code := u.tryCtl(rest[0], "reboot", "status")
+			return need(code == 0 && strings.Contains(out, dead.MachineID+" got its permit at"), out+text)
+		})
 		u.wait("the others to wait for it", func() error {
 			all, err := u.reports()
 			for _, h := range rest {
