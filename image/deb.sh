@@ -110,7 +110,8 @@ conffile() { install -D -m 644 "$here/deb/$2" "$work/$1$3"; }
 
 sd=usr/lib/systemd/system
 give fleetctl usr/bin/fleetctl usr/share/man/man1 usr/share/man/man5 usr/share/bash-completion usr/share/zsh usr/share/fish
-give fleet-netd usr/bin/netd usr/lib/cni usr/lib/sysusers.d/netd.conf "$sd/netd.service" "$sd/fleet-netns@.service" usr/share/man/man8/netd.8
+give fleet-netd usr/bin/netd usr/lib/cni usr/lib/sysusers.d/netd.conf "$sd/netd.service" "$sd/fleet-netns@.service" "$sd/fleet-netns-renew.path" "$sd/fleet-netns-renew.service" \
+	usr/share/man/man8/netd.8
 give fleet-update-engine usr/bin/update-engine "$sd/update-engine.service" "$sd/update-engine-gate.service" "$sd/boot-complete.target.d" \
 	usr/share/man/man8/update-engine.8
 mkdir -p "$work/fleetd"

@@ -88,7 +88,7 @@ func networkList(c Config, v subnet.View, mtu int) object {
 
 // netnsCommand gives units their network namespaces.
 func netnsCommand(ctx context.Context, c Config, args []string, out io.Writer) error {
-	usage := &fleet.InvalidError{What: "netns: arguments", Hint: "netd netns add NAME [PORT:PORT[/udp]...] | del NAME | gc [NAME...]"}
+	usage := &fleet.InvalidError{What: "netns: arguments", Hint: "netd netns add NAME [PORT:PORT[/udp]...] | del NAME | gc [NAME...] | renew"}
 	if len(args) == 0 {
 		return usage
 	}
@@ -100,6 +100,8 @@ func netnsCommand(ctx context.Context, c Config, args []string, out io.Writer) e
 		return u.del(ctx, rest[0])
 	case verb == "gc":
 		return u.gc(ctx, rest)
+	case verb == "renew" && len(rest) == 0:
+		return u.renew(ctx, out)
 	}
 	return usage
 }

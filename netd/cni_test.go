@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -125,6 +126,8 @@ func TestUnitsHaveAddresses(t *testing.T) {
 		}
 		return err
 	})
+	// b's unit has no namespace any more, a's has addresses of a subnet that leads elsewhere.
+	a.renews(name(a), addrs[a][0])
 	// A bridge that a unit uses stays; without units it goes with the network.
 	a.stop(syscall.SIGTERM)
 	if out, err := a.netd("cleanup"); err != nil || strings.Contains(out, cniBridge) {
@@ -144,6 +147,34 @@ func TestUnitsHaveAddresses(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(nsDir, nsName(name(a)))); err == nil {
 		t.Error("the namespace is still there")
+	}
+}
+
+// renews has netd look for units whose addresses lead nowhere, with a systemctl that only notes what it is asked.
+func (h *host) renews(unit, ip string) {
+	h.c.t.Helper()
+	h.c.soon("the new subnet's list", func() error {
+		list, err := os.ReadFile(h.path("run/netd.conflist"))
+		if err == nil && strings.Contains(string(list), netip.PrefixFrom(netip.MustParseAddr(ip), 24).Masked().String()) {
+			err = errors.New("is of the old subnet")
+		}
+		return err
+	})
+	if err := os.Mkdir(h.path("bin"), 0o755); err != nil {
+		h.c.t.Fatal(err)
+	}
+	if err := os.WriteFile(h.path("bin/systemctl"), []byte("#!/bin/sh\necho \"$@\" >>"+h.path("asked")+"\nexit 1\n"), 0o755); err != nil {
+		h.c.t.Fatal(err)
+	}
+	cmd := h.command("netns", "renew")
+	cmd.Env = append(cmd.Env, "PATH="+h.path("bin")+":"+os.Getenv("PATH"))
+	var out []byte
+	var err error
+	h.Do(func() { out, err = cmd.CombinedOutput() })
+	asked, _ := os.ReadFile(h.path("asked")) // not there: nothing was asked
+	if d := cmp.Diff("try-restart fleet-netns@"+unit+".service\n", string(asked)); d != "" || err == nil ||
+		!strings.Contains(string(out), unit+": its address "+ip+" is of no subnet that this host has now: it is restarted for another\n") {
+		h.c.t.Errorf("renew: %v: %s%s", err, out, d)
 	}
 }
 

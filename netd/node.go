@@ -315,7 +315,7 @@ func (n *node) trim() {
 		return false
 	})
 	if len(gone) > 0 || err != nil {
-		n.log.Warn("the bridge had an address of a subnet that another machine has now: stop and start the workloads with addresses of it", "gone", gone, "err", err)
+		n.log.Warn("the bridge had an address of a subnet that another machine has now: units with addresses of it are restarted, containers are yours to restart", "gone", gone, "err", err)
 	}
 }
 

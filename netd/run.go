@@ -43,7 +43,7 @@ func commands() []command {
 		{"check-config", "FILE", "only check one", checkConfig},
 		{"reserve", "SUBNET[,SUBNET6] ADDRESS", "keep a subnet for the host with that address, for good", reserve},
 		{"unreserve", "SUBNET[,SUBNET6]", "end that", unreserve},
-		{"netns", "add|del NAME [PORT:PORT...] | gc [NAME...]", "make or remove a unit's network namespace with an address of this host's subnet", netnsCommand},
+		{"netns", "add|del NAME [PORT:PORT...] | gc [NAME...] | renew", "make or remove a unit's network namespace with an address of this host's subnet; renew: restart units whose addresses are of another", netnsCommand},
 		{"wireguard", "DEVICE MTU DIR", "carry a WireGuard device in user space (started by the daemon)", serveWireGuard},
 	}
 }

@@ -60,7 +60,7 @@ func (k *Keeper) settled(c network.Config, name string) {
 		k.view.ConfigText != string(k.t.config)
 	old := k.view.Own.Name()
 	if was := k.view.Own; was.V4.IsValid() && was.V4 != e.V4 || was.V6.IsValid() && was.V6 != e.V6 {
-		k.o.Log.Warn("this machine's subnet has changed: stop and start the workloads with addresses of the old one", "old", old, "subnet", name)
+		k.o.Log.Warn("this machine's subnet has changed: units with addresses of the old one are restarted, containers are yours to restart", "old", old, "subnet", name)
 	}
 	k.id.previous = e.Lease
 	k.mu.Lock()

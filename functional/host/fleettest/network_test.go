@@ -286,8 +286,7 @@ func TestUnitsOnTheOverlay(t *testing.T) {
 		r.talk(at, v6)
 		r.matrix()
 	})
-	r.network(`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
-	r.anew(units, at)
+	r.sub("with addresses of the subnet that their host has now", func(r *rig) { r.renewed(at, units) })
 	ip = r.addresses(units...)
 	r.sub("over host-gw", func(r *rig) {
 		r.backend(`{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`, "host-gw")
@@ -339,7 +338,8 @@ func (r *rig) onePort() {
 	r.ctl(r.Host(1), append([]string{"destroy", "pub@4.service"}, units...)...)
 }
 
-// anew has units get the addresses that their hosts' subnets have for them now: a restart would leave them those they have.
+// anew has units get all the addresses that their hosts' subnets have for them now: those that they have are good, so that nothing else would
+// give them more.
 func (r *rig) anew(units []string, at map[string]*host.Host) {
 	r.t.Helper()
 	r.ctl(r.Host(1), append([]string{"stop"}, units...)...)
@@ -352,6 +352,34 @@ func (r *rig) anew(units []string, at map[string]*host.Host) {
 		})
 	}
 	r.ctl(r.Host(1), append([]string{"start"}, units...)...)
+}
+
+// renewed takes IPv6 from the network, and a host's subnet from it: units whose addresses lead nowhere then are restarted for others, and no other
+// units.
+func (r *rig) renewed(at map[string]*host.Host, units []string) {
+	r.t.Helper()
+	inside := func(want map[string]string) {
+		r.t.Helper()
+		r.wait(fmt.Sprintf("addresses in %v", want), func() error {
+			for u, ip := range r.addresses(units...) {
+				a, err := netip.ParseAddr(ip) // one only
+				if p := want[u]; err != nil || p != "" && !netip.MustParsePrefix(p).Contains(a) {
+					return fmt.Errorf("%s has %s", u, ip)
+				}
+			}
+			return nil
+		})
+		r.talk(at, r.addresses(units...))
+	}
+	r.network(`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
+	inside(map[string]string{})
+	one, two := at[units[0]], at[units[1]]
+	before := r.running(two)[units[1]]
+	one.Must(r.t, "netd", "reserve", "10.5.250.0/24", one.IP)
+	inside(map[string]string{units[0]: "10.5.250.0/24"})
+	r.journalSays(one, "fleet-netns-renew.service", units[0]+": its address 10.5.")
+	r.same(two, map[string]string{units[1]: before})
+	one.Must(r.t, "netd", "unreserve", "10.5.250.0/24")
 }
 
 // matrix has fleetctl measure every way, from each host.
