@@ -131,16 +131,30 @@ func rebootStatus(ctx context.Context, a *app) int {
 	if g.Domain != "" {
 		a.printf("Domain: %s\n", g.Domain)
 	}
-	if len(g.Holders) == 0 {
-		return exitOK
+	if len(g.Holders) > 0 {
+		a.printf("\nMACHINE ID\n")
 	}
-	a.printf("\nMACHINE ID\n")
 	for _, h := range g.Holders {
 		a.printf("%s  since %s  %s\n", h.ID, h.Since.UTC().Format(time.RFC3339), h.Reason)
 	}
-	for _, h := range g.Lost {
-		a.printf("\n%s got its permit at %s and has not come back: the others wait.\n"+
-			"Bring it back, or say that it is gone: fleetctl reboot unlock %s\n", h.ID, h.Since.UTC().Format(time.RFC3339), h.ID)
+	a.lostHolders(g, "")
+	// An alarm of another group must not be missed for want of its name.
+	var all struct{ Groups []permitGroup }
+	if err := a.client.Do(ctx, http.MethodGet, "reboot", nil, &all); err != nil {
+		return a.refused("Error reading the other groups' permits", err)
+	}
+	for _, o := range all.Groups {
+		if o.Group != a.opts.os.group {
+			a.lostHolders(o, " --group="+o.Group)
+		}
 	}
 	return exitOK
+}
+
+// lostHolders tells of the holders that are away for too long.
+func (a *app) lostHolders(g permitGroup, flag string) {
+	for _, h := range g.Lost {
+		a.printf("\n%s got its permit at %s and has not come back: the others wait.\n"+
+			"Bring it back, or say that it is gone: fleetctl reboot unlock %s%s\n", h.ID, h.Since.UTC().Format(time.RFC3339), h.ID, flag)
+	}
 }

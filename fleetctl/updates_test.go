@@ -53,6 +53,7 @@ func newOSServer(t *testing.T, hosts []waves.Host, rolls map[string]waves.Rollou
 	mux.Handle("/", api.NewHandler(api.Config{More: map[string]api.Route{
 		"updates": {"GET": give(map[string]any{"hosts": hosts})}, "updates/": {"POST": give(waves.Order{})},
 		"rollouts": {"GET": give(map[string]any{"rollouts": rolls})}, "rollouts/": {"POST": give(roll)},
+		"reboot":  {"GET": give(map[string]any{"groups": []permitGroup{group, {Group: "edge", Lost: []reboot.Holder{{ID: "m9"}}}}})},
 		"reboot/": {"GET": give(group), "POST": give(group)},
 	}}))
 	l, err := net.Listen("unix", s.socket)
@@ -156,7 +157,7 @@ func TestOrdersAndRollouts(t *testing.T) {
 func TestRebootStatusInLocksmithsWords(t *testing.T) {
 	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 	dead := reboot.Holder{ID: "m1", Reason: "update from 1.0.0 to 2.0.0", Since: at}
-	s := newOSServer(t, nil, nil, permitGroup{Semaphore: reboot.Semaphore{Holders: []reboot.Holder{dead}, Domain: "rack"}, Limit: 1, Lost: []reboot.Holder{dead}})
+	s := newOSServer(t, nil, nil, permitGroup{Group: "default", Semaphore: reboot.Semaphore{Holders: []reboot.Holder{dead}, Domain: "rack"}, Limit: 1, Lost: []reboot.Holder{dead}})
 	want := `Available: 0
 Max: 1
 Domain: rack
@@ -166,6 +167,9 @@ m1  since 2026-11-21T12:00:00Z  update from 1.0.0 to 2.0.0
 
 m1 got its permit at 2026-11-21T12:00:00Z and has not come back: the others wait.
 Bring it back, or say that it is gone: fleetctl reboot unlock m1
+
+m9 got its permit at 0001-01-01T00:00:00Z and has not come back: the others wait.
+Bring it back, or say that it is gone: fleetctl reboot unlock m9 --group=edge
 `
 	if diff := cmp.Diff(want, s.run(t, "reboot")); diff != "" {
 		t.Error(diff)

@@ -35,6 +35,7 @@ type Config struct {
 	ClusterSize        int
 	VoterGrace         time.Duration
 	VoterZoneKey       string
+	StoreQuota         int
 	BackupInterval     time.Duration
 	BackupKeep         int
 	MemberIP           netip.Prefix
@@ -60,6 +61,8 @@ type Config struct {
 	APIListen       string
 	// FleetLockListen is for hosts that are none of ours and share the reboot permits.
 	FleetLockListen string
+	// RebootAlarm is how long a machine may be away with a reboot permit before somebody should look.
+	RebootAlarm time.Duration
 }
 
 // keys binds every setting to its field, sets the default there, and is the text of --help.
@@ -89,6 +92,7 @@ func (c *Config) keys() []conf.Key {
 		conf.Duration("voter_grace", &c.VoterGrace, 2*time.Minute, 10*time.Second,
 			"a voter that has not answered for this long loses its seat to a host that stands by"),
 		conf.String("voter_zone_key", &c.VoterZoneKey, "zone", "metadata key that tells which hosts fail together: voters are spread over its values"),
+		conf.Int("store_quota", &c.StoreQuota, 2048, 16, 8192, "MiB that the store's file may grow to on this host; the same on all hosts"),
 		conf.Duration("backup_interval", &c.BackupInterval, 24*time.Hour, 0,
 			"a host that votes saves the store this often to data_dir/backups; 0: never"),
 		conf.Int("backup_keep", &c.BackupKeep, 7, 1, 1000, "how many of these backups are kept"),
@@ -117,6 +121,8 @@ func (c *Config) keys() []conf.Key {
 		conf.String("api_listen", &c.APIListen, "", "also serve the API over TLS on this TCP address:port; none: not"),
 		conf.String("fleetlock_listen", &c.FleetLockListen, "",
 			"serve reboot permits to FleetLock clients (Zincati) on this TCP address:port, without protection; none: not"),
+		conf.Duration("reboot_alarm", &c.RebootAlarm, 15*time.Minute, time.Second,
+			"alarm when a machine that got a reboot permit has not come back for this long; it keeps the permit"),
 
 		conf.Gone("verify_units", "units are no longer signed"),
 		conf.Gone("authorized_keys_file", "units are no longer signed"),

@@ -17,9 +17,9 @@ import (
 	"github.com/fleet-init/fleet/internal/api"
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/kv"
+	"github.com/fleet-init/fleet/internal/pause"
 	"github.com/fleet-init/fleet/internal/reboot"
 	"github.com/fleet-init/fleet/internal/unit"
-	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // reboots answers who may reboot, out of what this fleetd knows of the cluster: docs/decisions/0022-reboots-and-updates.md.
