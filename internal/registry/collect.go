@@ -11,10 +11,10 @@ import (
 	"github.com/fleet-init/fleet/internal/unit"
 )
 
-// Collect deletes texts that no unit and no placement names, and orders to restart what is placed there no more, each guarded so that a text taken into use meanwhile
+// Collect deletes texts that no unit and no placement names, orders to restart what is placed there no more, and aliases that no unit has, each guarded so that a text taken into use meanwhile
 // stays. It returns how many were deleted; kv.ErrLeaseGone: the term is over.
 func (r *Registry) Collect(ctx context.Context, t Term) (int, error) {
-	kvs, _, err := r.store.Range(ctx, r.under(files), r.under(units), r.under(placements), r.under(restarts))
+	kvs, _, err := r.store.Range(ctx, r.under(files), r.under(units), r.under(placements), r.under(restarts), r.under(aliases))
 	if err != nil {
 		return 0, storeErr("collect", err)
 	}
@@ -29,7 +29,7 @@ func (r *Registry) Collect(ctx context.Context, t Term) (int, error) {
 		}
 		used[named.Hash] = true
 	}
-	atoms := r.forgetRestarts(kvs[3], kvs[2])
+	atoms := append(r.forgetRestarts(kvs[3], kvs[2]), r.forgetAliases(kvs[4], kvs[1])...)
 	for _, f := range kvs[0] {
 		if used[unit.Hash(strings.TrimPrefix(f.Key, r.under(files)))] {
 			continue

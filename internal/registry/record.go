@@ -64,6 +64,7 @@ type unitRecord struct {
 	Fleet       [][2]string       `json:"fleet,omitempty"` // raw [X-Fleet] options, name and value
 	Description string            `json:"description,omitempty"`
 	Stop        int64             `json:"stop,omitempty"` // milliseconds that stopping an exclusive unit takes at most
+	Aliases     []unit.Name       `json:"aliases,omitempty"`
 }
 
 type placementRecord struct {

@@ -13,6 +13,7 @@
 //	holders/<unit>              machine not yet known to have let an exclusive unit go; written by the engine, deleted by that machine
 //	brake                       many machines vanished at once: nothing is moved away from missing ones; written by the engine
 //	restarts/<machine>/<unit>   somebody wants the unit restarted there; written by the API, collected when it is placed there no more
+//	aliases, aliases/<alias>    the units that have another name by their [Install]; see aliases.go
 //	observed/<machine>/<unit>   what that machine's systemd says; on the machine's lease
 //	leader                      the engine that plans; on the engine's own lease
 package registry

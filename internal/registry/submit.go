@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/kv"
@@ -41,7 +42,7 @@ type pending struct {
 // take makes the text and the record of a file.
 func (p *pending) take(f *unit.File) {
 	p.text = []byte(f.String())
-	p.record = unitRecord{Hash: f.Hash(), Target: fleet.Inactive, Description: f.Description()}
+	p.record = unitRecord{Hash: f.Hash(), Target: fleet.Inactive, Description: f.Description(), Aliases: f.Aliases(p.Name)}
 	if len(f.DropIns) > 0 {
 		p.record.Main = f.Main().Hash()
 	}
@@ -137,6 +138,9 @@ func (r *Registry) submitRound(ctx context.Context, todo []*pending, results []S
 	if err == nil {
 		err = r.keepDropIns(ctx, todo, view)
 	}
+	if err == nil {
+		err = r.readAliases(ctx, todo, view)
+	}
 	if err != nil {
 		return todo, err
 	}
@@ -148,13 +152,16 @@ func (r *Registry) submitRound(ctx context.Context, todo []*pending, results []S
 			a, res := r.plan(p, view)
 			if len(a.ops) > 0 {
 				// Those that lost a race go on in ever smaller company, so that a unit that many write at once cannot take others with it.
-				if c.atoms > 0 && c.atoms >= kv.MaxOps>>(2*p.tries) || !c.add(a) {
+				if c.atoms > 0 && (a.alone || c.atoms >= kv.MaxOps>>(2*p.tries)) || !c.add(a) {
 					break
 				}
 				in = append(in, p)
 			}
 			results[p.at] = res
 			todo = todo[1:]
+			if a.alone {
+				break // those after it are planned with what it writes
+			}
 		}
 		if len(in) == 0 {
 			continue
@@ -206,6 +213,9 @@ func beaten(ps []*pending, results []SubmitResult) (again []*pending) {
 func (r *Registry) readFor(ctx context.Context, todo []*pending) (map[string]*kv.KV, error) {
 	var keys []string
 	texts, templates := map[unit.Hash]bool{}, map[unit.Name]bool{}
+	if slices.ContainsFunc(todo, func(p *pending) bool { return p.File != nil }) {
+		keys = append(keys, r.aliasMark(), r.under(aliases)) // all, which are few: one look for any number of units
+	}
 	for _, p := range todo {
 		keys = append(keys, r.unitKey(p.Name))
 		if t, ok := p.Name.Template(); ok && p.File != nil && !templates[t] {
@@ -264,6 +274,9 @@ func (r *Registry) plan(p *pending, view map[string]*kv.KV) (atom, SubmitResult)
 		}
 		return r.planTarget(p, cur, old, a)
 	}
+	if err := r.planAliases(p, view, &a, cur == nil); err != nil {
+		return atom{}, SubmitResult{Err: fmt.Errorf("submit %s: %w", p.Name, err)}
+	}
 	rec := p.record
 	if p.Target != nil {
 		rec.Target = *p.Target
@@ -304,5 +317,6 @@ func (r *Registry) planRecord(p *pending, cur *kv.KV, rec unitRecord, a atom) at
 	if cur != nil {
 		g = kv.Guard{Key: key, Kind: kv.ModIs, Rev: cur.Mod}
 	}
-	return atom{guards: append(a.guards, g), ops: append(a.ops, kv.Op{Key: key, Value: encode(rec)})}
+	a.guards, a.ops = append(a.guards, g), append(a.ops, kv.Op{Key: key, Value: encode(rec)})
+	return a
 }

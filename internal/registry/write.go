@@ -13,6 +13,7 @@ import (
 type atom struct {
 	guards []kv.Guard
 	ops    []kv.Op
+	alone  bool // in a transaction of its own: others' guards are about keys it writes. Submit heeds that
 }
 
 // chunk is a transaction in the making: atoms that go together. Equal guards and equal ops of its atoms stand in it once.
