@@ -48,6 +48,7 @@ func (h *host) run(told context.Context, signals daemon.Signals) error {
 	g.Go("api", func(ctx context.Context) error { return h.serveAPI(ctx, listeners) })
 	g.Go("hosts", h.hosts.run)
 	g.Go("permits", h.watchPermits)
+	g.Go("updates", h.sweepUpdates)
 	g.Go("fleetlock", h.serveFleetLock)
 	g.Go("status", h.tell)
 	g.Go("watchdog", func(ctx context.Context) error { return h.notify.Watchdog(ctx, h.healthy) })
@@ -127,14 +128,18 @@ type view struct {
 }
 
 func (v view) Orders(ctx context.Context) (agent.Orders, error) {
-	if err := v.ok.check(ctx); err != nil {
+	o, err := v.reg.Orders(ctx, v.p)
+	if err == nil {
+		// Not before: the store may become another one between the two.
+		err = v.ok.check(ctx)
+	}
+	if err != nil {
 		return agent.Orders{}, err
 	}
-	o, err := v.reg.Orders(ctx, v.p)
-	if err == nil && o.Admitted {
+	if o.Admitted {
 		v.admitted(v.p)
 	}
-	return agent.Orders(o), err
+	return agent.Orders(o), nil
 }
 
 func (v view) WatchOrders(ctx context.Context, from agent.Orders) <-chan agent.Orders {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"github.com/fleet-init/fleet/internal/api"
+	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/pause"
 	"github.com/fleet-init/fleet/internal/rollout"
 )
 
@@ -167,4 +170,26 @@ func (ask rolloutAsk) apply(r rollout.Rollout, at time.Time) (rollout.Rollout, e
 		return rollout.Rollout{Refused: r.Refused}, nil
 	}
 	return r, fmt.Errorf("%w: cannot %q a rollout", rollout.ErrInvalid, ask.Do)
+}
+
+// forgetAfter is how long a machine that is not up is still shown among the updates.
+const forgetAfter = 7 * 24 * time.Hour
+
+// sweepUpdates forgets what machines said of their updates that are gone. The host whose engine leads does it, now and then.
+func (h *host) sweepUpdates(ctx context.Context) error {
+	r := rollout.Rollouts{Store: h.store, Prefix: h.cfg.EtcdKeyPrefix}
+	for pause.For(ctx, time.Hour) {
+		if h.leader == nil || !h.leader.Counters().Leading {
+			continue
+		}
+		up, err := h.registry.Machines(ctx)
+		if err != nil {
+			continue // the outage is told by others
+		}
+		n, err := r.Sweep(ctx, func(m string) bool { _, ok := up[fleet.MachineID(m)]; return ok }, time.Now().Add(-forgetAfter))
+		if n > 0 || err != nil {
+			h.log.Info("updates of machines that are gone are forgotten", "machines", n, "err", err)
+		}
+	}
+	return nil
 }
