@@ -23,7 +23,7 @@ type facts struct {
 	offers   map[fleet.MachineID]fleet.Machine
 	offered  map[fleet.MachineID]time.Time // when that last changed
 	rev      map[fleet.MachineID]int64     // its last registration
-	kin      map[unit.Name]bool            // units whose text ever spoke of other units
+	kin      map[unit.Name]bool            // units whose text ever spoke of other units, or of ports, which others may have
 	globs    []unit.Glob                   // by which texts ever spoke of others
 	starts   int
 	stops    int
@@ -263,7 +263,7 @@ func (w *world) after(from origin, events []kv.Event, changes []fleet.Change) {
 func (w *world) remember(u fleet.Unit) {
 	w.facts.records[version{u.Name, u.Rev}] = u
 	n := u.Needs
-	if len(n.Conflicts)+len(n.Replaces)+len(n.MachineOf) == 0 {
+	if len(n.Conflicts)+len(n.Replaces)+len(n.MachineOf)+len(n.Publish) == 0 {
 		return
 	}
 	w.facts.kin[u.Name] = true

@@ -91,6 +91,9 @@ func newMaker(r *rand.Rand, w *world) *maker {
 		m.names, m.evils, m.slow = []string{"e1.service", "e2.service"}, longEvils(), pick(m, [][]string{nil, {"engine"}, {"presence"}})
 		m.pace, m.end, m.evilEvery, m.userEvery = 60*time.Millisecond, 300*time.Second, 20*time.Second, 15*time.Second
 	}
+	if w.opt.Ports {
+		m.names, m.few = []string{"n1.service", "n2.service", "n3.service", "n4.service", "n5.service", "p1.service", "g1.service"}, false
+	}
 	m.nextUser, m.nextEvil = time.Duration(r.IntN(2000))*time.Millisecond, 3*time.Second+m.about(m.evilEvery)
 	m.nextCompact = m.about(10 * time.Second)
 	return m
@@ -397,11 +400,22 @@ func (m *maker) needs(name string) (words []string) {
 		if peer := pick(m, m.names); peer != name {
 			return []string{"MachineOf=" + peer}
 		}
+	case 'n':
+		words = append(words, m.ports()...)
 	case 'g':
 		words = append(words, "Global=true")
 		if m.oneIn(3) {
 			words = append(words, "Conflicts="+pick(m, others))
 		}
+	}
+	return words
+}
+
+// ports are those of a unit that publishes some: one host has room for a few such units, and for fewer of those that are everywhere.
+func (m *maker) ports() []string {
+	words := []string{"Network=overlay", "Publish=" + pick(m, []string{"80:80", "80:81", "81:80", "80:80 81:81", "53:53/udp", "53:53/udp 80:53"})}
+	if m.oneIn(6) {
+		words = append(words, "Global=true")
 	}
 	return words
 }

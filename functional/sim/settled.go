@@ -255,6 +255,9 @@ func (w *world) wrongPlace(snap fleet.Snapshot, u fleet.Unit, on fleet.MachineID
 		if slices.ContainsFunc(u.Needs.Conflicts, func(g unit.Glob) bool { return g.Match(k.Unit) }) {
 			add("%s and %s conflict on %s", u.Name, k.Unit, w.name(on))
 		}
+		if port := shared(u, snap.Units[k.Unit]); port != "" {
+			add("%s and %s publish %s of %s", u.Name, k.Unit, port, w.name(on))
+		}
 	}
 	if w.related(u.Name) || u.Needs.Global || fitsAlone(u, snap.Machines[on]) && !snap.Machines[on].Leaving {
 		return
@@ -277,6 +280,7 @@ func (w *world) unplaced(snap fleet.Snapshot, u fleet.Unit, add func(string, ...
 		w.roomFor(snap, u, add)
 	}
 	e := engine.Explain(snap, u.Name)[0]
+	w.unplacedForPorts(snap, u, e, add)
 	reasons := len(e.Refusals)
 	for _, r := range e.Refusals {
 		if r.Reason == "" {
@@ -285,6 +289,44 @@ func (w *world) unplaced(snap fleet.Snapshot, u fleet.Unit, add func(string, ...
 	}
 	if e.Placed || e.Machine != "" || reasons != len(snap.Machines) {
 		add("%s is nowhere, and the explanation is %+v", u.Name, e)
+	}
+}
+
+// shared is a port of the host that both units publish; "" when there is none.
+func shared(a, b fleet.Unit) string {
+	for _, p := range a.Needs.Publish {
+		if slices.ContainsFunc(b.Needs.Publish, func(q unit.Port) bool { return p.Host == q.Host && p.Protocol == q.Protocol }) {
+			return fmt.Sprint(p.Host, "/", p.Protocol)
+		}
+	}
+	return ""
+}
+
+// unplacedForPorts: a unit that asks for nothing of others but ports is nowhere only as long as every machine that would take it has one of
+// them published, and is told which, and by whom.
+func (w *world) unplacedForPorts(snap fleet.Snapshot, u fleet.Unit, e fleet.Explanation, add func(string, ...any)) {
+	if len(u.Needs.Publish) == 0 || len(u.Needs.Conflicts)+len(u.Needs.Replaces)+len(u.Needs.MachineOf) > 0 ||
+		slices.ContainsFunc(w.facts.globs, func(g unit.Glob) bool { return g.Match(u.Name) }) {
+		return
+	}
+	for _, h := range w.hosts {
+		m := snap.Machines[h.id]
+		if m.Leaving || m.Cordon || !fitsAlone(u, m) {
+			continue
+		}
+		want := ""
+		for _, n := range slices.Sorted(maps.Keys(snap.Units)) {
+			if _, there := snap.Placements[fleet.Key{Machine: h.id, Unit: n}]; there && want == "" && shared(u, snap.Units[n]) != "" {
+				want = " is published there by " + string(n)
+			}
+		}
+		i := slices.IndexFunc(e.Refusals, func(r fleet.Refusal) bool { return r.Machine == h.id })
+		switch {
+		case want == "":
+			add("%s is nowhere, and its ports are free on %s", u.Name, h.name)
+		case i < 0 || !strings.HasPrefix(e.Refusals[i].Reason, "port ") || !strings.HasSuffix(e.Refusals[i].Reason, want):
+			add("%s is nowhere, and %s does not say that a port%s: %+v", u.Name, h.name, want, e)
+		}
 	}
 }
 

@@ -21,6 +21,8 @@ type Options struct {
 	Hasty bool
 	// Focus makes seeds of little else than exclusive units, on hosts that are cut, paused and lost. It is for the maker only.
 	Focus bool
+	// Ports makes seeds of units that publish ports of their hosts, of which there are few. It is for the maker only.
+	Ports bool
 	// Each of these leaves out something that keeps exclusive units from being alive twice.
 	NoGuard      bool // process 1 stops nothing
 	FeedAnswered bool // a keep-alive counts from its answer
