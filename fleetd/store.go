@@ -8,6 +8,6 @@ func memberConfig(c Config, name string) member.Config {
 		Servers: c.EtcdServers, CAFile: c.EtcdCAFile, CertFile: c.EtcdCertFile, KeyFile: c.EtcdKeyFile,
 		Username: c.EtcdUsername, Password: c.EtcdPassword,
 		Dir: c.DataDir, Socket: c.EtcdSocket, Name: name, Net: c.MemberIP,
-		PeerPort: uint16(c.PeerPort), ClientPort: uint16(c.ClientPort), Join: c.Join, Size: c.ClusterSize,
+		PeerPort: uint16(c.PeerPort), ClientPort: uint16(c.ClientPort), Join: c.Join, Size: c.ClusterSize, Quota: int64(c.StoreQuota) << 20,
 	}
 }

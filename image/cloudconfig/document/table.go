@@ -151,7 +151,7 @@ func FleetdKeys() []string {
 // storeKeys are those of fleetd's settings that say where the store is and who votes in it.
 func storeKeys() []string {
 	return []string{"etcd_servers", "etcd_request_timeout", "etcd_cafile", "etcd_certfile", "etcd_keyfile", "etcd_username", "etcd_password", "etcd_key_prefix",
-		"data_dir", "etcd_socket", "join", "join_token", "insecure", "cluster_size", "voter_grace", "voter_zone_key", "backup_interval", "backup_keep", "member_ip", "peer_port", "client_port", "host_port"}
+		"data_dir", "etcd_socket", "join", "join_token", "insecure", "cluster_size", "voter_grace", "voter_zone_key", "store_quota", "backup_interval", "backup_keep", "member_ip", "peer_port", "client_port", "host_port"}
 }
 
 // UpdateKeys are the settings of update-engine, held against it by a test.
