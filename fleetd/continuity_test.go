@@ -78,6 +78,63 @@ func TestContinuitySurvivesARestart(t *testing.T) {
 	}
 }
 
+// Where the store is another one than before, exclusive units wait until none can run that it knows nothing of.
+func TestExclusiveUnitsAreHeldInARestoredCluster(t *testing.T) {
+	dir := t.TempDir()
+	o := &fleet.StoreOrigin{Cluster: "a"}
+	cluster, rev := "a", int64(1)
+	var holds []time.Duration
+	open := func() *continuity {
+		c, err := newContinuity(dir, func(context.Context) (*fleet.StoreOrigin, string, int64, error) { return o, cluster, rev, nil }, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.keep(func(d time.Duration) { holds = append(holds, d) }, time.Minute)
+		return c
+	}
+	expect := func(when string, n int) {
+		t.Helper()
+		if len(holds) != n {
+			t.Errorf("%s: held %d times, want %d", when, len(holds), n)
+		}
+	}
+	c := open()
+	ask := func() { _ = c.check(t.Context()) } // held or not: other tests ask that
+	ask()
+	expect("in its first cluster", 0)
+	cluster, rev, o = "b", 1000, &fleet.StoreOrigin{Cluster: "b", From: []string{"a"}, Rev: 900}
+	ask()
+	ask()
+	expect("restored", 1)
+	if c.floor() != 0 {
+		t.Errorf("floor %d before it is confirmed", c.floor())
+	}
+	o.Confirmed = time.Now()
+	ask()
+	expect("confirmed", 1)
+	if c.floor() != 900 {
+		t.Errorf("floor %d, want 900", c.floor())
+	}
+	c = open()
+	ask()
+	expect("restarted meanwhile", 2)
+	c.settled()
+	c = open()
+	ask()
+	expect("restarted later", 2)
+	if c.floor() != 900 {
+		t.Errorf("after a restart: floor %d, want 900", c.floor())
+	}
+	rev = 10
+	ask()
+	expect("gone back", 3)
+
+	dir = t.TempDir()
+	c = open()
+	ask()
+	expect("a new host in a restored cluster", 4)
+}
+
 func why(c *continuity) string {
 	w, _ := c.why()
 	return w

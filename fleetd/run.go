@@ -149,8 +149,9 @@ func build(c Config, log *slog.Logger, level *slog.LevelVar) (*host, error) {
 		return nil, fmt.Errorf("units_directory: %w: it must be writable", err)
 	}
 	h.presence.renewed = h.renewed
+	h.obeyed.keep(h.guard.Hold, settleTime(c.AgentTTL))
 	h.agent = agent.New(agent.Config{
-		Machine: h.id.machine, Systemd: h.systemd, Signals: h.systemd, Files: h.registry, Disk: disk, Log: log,
+		Machine: h.id.machine, Systemd: h.systemd, Signals: h.systemd, Files: h.registry, Disk: tokens{disk, h.obeyed.floor}, Log: log,
 		Addresses: agent.AddressFiles("/run/fleet-netns/units"), Restart: h.systemd.Restart,
 		Lease: h.guard, Freezer: h.systemd,
 	})

@@ -125,6 +125,7 @@ type Feeder struct {
 	of       int64 // registration that sent is of
 	admitted int64 // registration under whose orders the agent works
 	until    time.Duration
+	held     time.Duration // nothing is fed before
 	wake     chan struct{}
 }
 
@@ -165,8 +166,18 @@ func (f *Feeder) Admitted(registration int64) error {
 	return f.feed()
 }
 
+// Hold has nothing fed for so long from now on, whatever is told meanwhile: where exclusive units run now is not known.
+func (f *Feeder) Hold(d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.held = max(f.held, f.now()+d)
+}
+
 func (f *Feeder) feed() error {
 	until := f.sent + f.ttl
+	if f.now() < f.held {
+		return nil
+	}
 	if f.of != f.admitted || f.ttl == 0 || until <= f.until {
 		return nil
 	}

@@ -82,6 +82,34 @@ func TestGuardEndsWhenItIsNotFed(t *testing.T) {
 	})
 }
 
+// Where exclusive units run is not known for a while: a lease alone feeds nothing then, and what was promised before is kept.
+func TestNothingIsFedWhileItIsHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := clock()
+		f, err := NewFeeder(filepath.Join(t.TempDir(), "guard"), now)
+		must(t, err)
+		must(t, f.Admitted(7))
+		must(t, f.Renewed(7, now(), 10*time.Second))
+		time.Sleep(3 * time.Second)
+		f.Hold(time.Minute)
+		f.Hold(time.Second) // a shorter one shortens nothing
+		must(t, f.Renewed(7, now(), 10*time.Second))
+		if f.Left() != 7*time.Second {
+			t.Errorf("while it was held, %s were added", f.Left()-7*time.Second)
+		}
+		time.Sleep(time.Minute - 1)
+		must(t, f.Renewed(7, now(), 10*time.Second))
+		if f.Fed() {
+			t.Error("fed too early")
+		}
+		time.Sleep(time.Nanosecond)
+		must(t, f.Renewed(7, now(), 10*time.Second))
+		if f.Left() != 10*time.Second {
+			t.Errorf("not fed when it was over: %s", f.Left())
+		}
+	})
+}
+
 func TestGuardIsStoppedInGoodOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "guard")

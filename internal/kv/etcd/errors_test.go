@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/raft/v3"
 	"google.golang.org/grpc/codes"
@@ -50,6 +51,21 @@ func TestErrorKinds(t *testing.T) {
 			if got := wrap(t.Context(), "test", err); !errors.Is(got, err) || row.want != nil && !errors.Is(got, row.want) {
 				t.Errorf("wrapped: %v", got)
 			}
+		}
+	}
+}
+
+// A restored cluster knows leases of the one it came from: who renewed them there must not go on as if nothing had happened.
+func TestLeaseIsOfOneCluster(t *testing.T) {
+	s := New(nil)
+	of := func(cluster uint64) *pb.ResponseHeader { return &pb.ResponseHeader{ClusterId: cluster} }
+	for i, row := range []struct {
+		lease kv.LeaseID
+		h     *pb.ResponseHeader
+		want  bool
+	}{{1, of(7), true}, {1, of(7), true}, {1, nil, true}, {1, of(8), false}, {1, of(8), false}, {2, of(8), true}, {2, of(8), true}} {
+		if got := s.sameCluster(row.lease, row.h); got != row.want {
+			t.Errorf("row %d: %v", i, got)
 		}
 	}
 }

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
@@ -18,13 +20,16 @@ import (
 	"github.com/fleet-init/fleet/internal/kv"
 )
 
-// Store implements kv.Store. It holds no state; the client is its maker's to close.
+// Store implements kv.Store. The client is its maker's to close.
 type Store struct {
 	c *clientv3.Client
+
+	mu sync.Mutex            // guards of
+	of map[kv.LeaseID]uint64 // the cluster that granted a lease, or renewed it first
 }
 
 // New returns a store over a client.
-func New(c *clientv3.Client) *Store { return &Store{c: c} }
+func New(c *clientv3.Client) *Store { return &Store{c: c, of: map[kv.LeaseID]uint64{}} }
 
 // timeout bounds every single request, since etcd's client waits without end for a server that is away. It is above the 7 s after
 // which a server without a leader gives up by itself, whose answer says more.
@@ -92,6 +97,7 @@ func (s *Store) Grant(ctx context.Context, ttl time.Duration) (kv.LeaseID, time.
 	if err != nil {
 		return 0, 0, wrap(ctx, "grant lease", err)
 	}
+	s.sameCluster(kv.LeaseID(res.ID), res.ResponseHeader)
 	return kv.LeaseID(res.ID), time.Duration(res.TTL) * time.Second, nil
 }
 
@@ -100,8 +106,29 @@ func (s *Store) Grant(ctx context.Context, ttl time.Duration) (kv.LeaseID, time.
 func (s *Store) Renew(ctx context.Context, id kv.LeaseID) error {
 	one, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	_, err := s.c.KeepAliveOnce(one, clientv3.LeaseID(id))
+	res, err := s.c.KeepAliveOnce(one, clientv3.LeaseID(id))
+	if err == nil && !s.sameCluster(id, res.ResponseHeader) {
+		return fmt.Errorf("renew lease %x: it was granted by another cluster, which this one was restored from: %w", id, kv.ErrLeaseGone)
+	}
 	return wrap(ctx, fmt.Sprintf("renew lease %x", id), err)
+}
+
+// sameCluster tells whether a lease is still of the cluster that it was of when this store first had to do with it. A restored cluster knows the leases
+// that there were when the backup was made, and would renew them: but who holds one there holds nothing in what became of the old cluster meanwhile.
+func (s *Store) sameCluster(id kv.LeaseID, h *pb.ResponseHeader) bool {
+	if h.GetClusterId() == 0 {
+		return true // a server that does not say
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was, known := s.of[id]
+	if !known {
+		if len(s.of) >= 1000 {
+			clear(s.of) // leases that ended by themselves
+		}
+		s.of[id] = h.ClusterId
+	}
+	return !known || was == h.ClusterId
 }
 
 // Revoke implements kv.Store.
