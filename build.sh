@@ -19,7 +19,9 @@ usage() {
 ./build.sh down             remove that cluster and all it made
 ./build.sh bench [PATTERN]  figures beside what bounds them: on hosts (as root), then those in memory that match
 ./build.sh fuzz [SECONDS]   every fuzz target for that long (30)
-./build.sh soak [MINUTES]   host tests and 10,000 new seeds of the simulation, again and again (60), until one fails; as root
+./build.sh soak [MINUTES]   host tests, half an hour of random faults on hosts and 10,000 new seeds of the simulation, again and
+                            again (60), until one fails; as root
+./build.sh faults MINUTES [SEED]  only random faults on five hosts, and which promises they broke; as root
 ./build.sh sim FROM-TO      the simulation with these seeds, such as 1-100000
 ./build.sh image [FLAGS]    the OS image, in .cache/image/out; --help lists the flags; as root
 ./build.sh tree [FLAGS]     only its root tree, which boots in nspawn too; prints the folder
@@ -305,6 +307,16 @@ fuzz() {
 	report
 }
 
+# faults MINUTES [SEED]  breaks five hosts at random for that long; a seed draws the same faults again.
+faults() {
+	need_hosts
+	local dest=.cache/install
+	rm -rf "$dest"
+	install_to "$dest"
+	FLEET_HOSTS=required FLEET_INSTALL=$PWD/$dest FLEET_LOGS=${FLEET_LOGS:-$PWD/.cache/logs} FLEET_FAULTS=$1 FLEET_FAULTS_SEED=${2:-1} \
+		go test -timeout "$(($1 + 30))m" -count=1 -v -run TestMixedFaults ./functional/host/faults
+}
+
 soak() {
 	need_hosts
 	local end=$((SECONDS + 60 * ${1:-60})) round=0
@@ -312,6 +324,7 @@ soak() {
 		round=$((round + 1))
 		say "=== round $round"
 		host_tests -failfast
+		faults 30 "$round"
 		FLEET_SIM_SEEDS=$((10000 * round - 9999))-$((10000 * round)) go test -count=1 -timeout 0 -run TestSeeds ./functional/sim
 		FLEET_CUTS=40 vm_tests -failfast
 	done
@@ -335,6 +348,7 @@ bench) bench "$@" ;;
 sim) FLEET_SIM_SEEDS=${1:?which seeds? ./build.sh sim FROM-TO} go test -count=1 -timeout 0 -run TestSeeds ./functional/sim ;;
 fuzz) fuzz "$@" ;;
 soak) soak "$@" ;;
+faults) faults "${1:?for how many minutes? ./build.sh faults MINUTES [SEED]}" "${2:-1}" ;;
 image) image "$@" ;;
 tree) image --tree "$@" ;;
 deb) deb "$@" ;;

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/fleet-init/fleet/functional/host"
+	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/kv"
 )
 
 // fault is something that befalls one host, and how it ends.
@@ -185,4 +187,30 @@ func instances(prefix string, n int) (units []string) {
 		units = append(units, fmt.Sprintf("%s@%d.service", prefix, i))
 	}
 	return units
+}
+
+// filled writes until the store has no room for more, and waits until it has made some by itself.
+func (r *rig) filled() {
+	r.t.Helper()
+	h := r.living()[1]
+	fill := func(n int) error {
+		// Texts that differ in every line: each is stored anew, and history grows by all of it.
+		line := strings.Repeat(fmt.Sprintf("# %d\\n", n), 10)
+		return writeRecord(r.ctx, h, "fill.service", fmt.Sprintf("%d %s, %s", n, strings.Repeat(line, 400<<10/len(line)), fleet.Inactive))
+	}
+	n := 0
+	r.wait("the store to be full", func() error {
+		for {
+			n++
+			if err := fill(n); errors.Is(err, kv.ErrNoSpace) {
+				return nil
+			} else if err != nil {
+				return err // a busy moment
+			}
+		}
+	})
+	r.t.Logf("full after %d texts", n)
+	r.wait("writes to be taken again", func() error { return fill(n) })
+	r.ctl(h, "destroy", "fill.service")
+	r.rest("the store was full")
 }

@@ -21,7 +21,7 @@ const many = 300
 // shows beside them stands in it.
 func TestPromisesUnderFaults(t *testing.T) {
 	t.Parallel()
-	r := begin(t, "aaabbc")
+	r := begin(t, "aaabbc", "")
 	r.sub("one, three and five hosts vote, spread over zones", grows)
 	units := r.workload()
 	k := Employ(r.Cluster, 2, 1)
@@ -61,13 +61,14 @@ func TestMixedFaults(t *testing.T) {
 			t.Fatalf("FLEET_FAULTS_SEED: %v", err)
 		}
 	}
-	r := begin(t, "abcab")
+	r := begin(t, "abcab", "store_quota = 48\n")
 	r.must(r.AddN(r.ctx, 4))
 	r.machines(r.Hosts()...)
 	r.seats(r.Host(1), 5, 0)
 	units := r.workload()
 	k := Employ(r.Cluster, 2, seed)
 	t.Cleanup(func() { _, _, _ = k.Dismiss() })
+	r.sub("the store is full", (*rig).filled)
 	r.mixed(rand.New(rand.NewPCG(seed, 0)), time.Duration(minutes)*time.Minute)
 	r.judge(k, units...)
 }

@@ -66,10 +66,10 @@ func installed(t *testing.T) string {
 	return dir
 }
 
-// begin boots the first host of a cluster whose hosts are in these zones.
-func begin(t *testing.T, zones string) *rig {
+// begin boots the first host of a cluster whose hosts are in these zones. more is lines for every fleet.conf.
+func begin(t *testing.T, zones, more string) *rig {
 	t.Helper()
-	files := host.FleetFiles(len(zones), fmt.Sprintf("%sfleetlock_listen = 0.0.0.0:%d\n", conf, LockPort))
+	files := host.FleetFiles(len(zones), fmt.Sprintf("%s%sfleetlock_listen = 0.0.0.0:%d\n", conf, more, LockPort))
 	c := host.ForTest(t, host.Options{Hosts: 1, Install: installed(t), Files: func(i int) map[string]string {
 		f := files(i)
 		if i <= len(zones) {
