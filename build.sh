@@ -109,7 +109,7 @@ install_to() {
 		install -D -m 755 "bin/${f##*/}" "$dest/usr/bin/${f##*/}"
 	done
 	plugins "$dest/usr/lib/cni"
-	for f in units/*.service units/*.socket units/*.target; do
+	for f in units/*.service units/*.socket units/*.target units/*.path; do
 		install -D -m 644 "$f" "$dest/usr/lib/systemd/system/${f#units/}"
 	done
 	# Scripts, cloud-configs and drop-ins of old say fleet.service, also before anybody has enabled ours.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -69,7 +70,8 @@ func (h *host) leftovers() string {
 			return err
 		}
 		for _, l := range links {
-			if n := l.Attrs().Name; n != "lo" && n != "eth0" && n != "pod0" && n != "ifb0" && n != "ifb1" {
+			// Some modules make devices in each namespace, such as ipip's tunl0.
+			if n := l.Attrs().Name; !slices.Contains([]string{"lo", "eth0", "pod0", "ifb0", "ifb1", "tunl0"}, n) {
 				fmt.Fprintln(&out, "device", n)
 			}
 		}

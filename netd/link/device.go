@@ -144,6 +144,9 @@ func (k *Real) addDevice(ctx context.Context, d network.Device) error {
 		if _, taken := k.idx[d.Name]; errors.Is(err, unix.EEXIST) && taken {
 			return fmt.Errorf("a device of that name and another kind is there: remove it with ip link delete %s: %w", d.Name, err)
 		}
+		if errors.Is(err, unix.EEXIST) && d.Kind == network.IPIP {
+			return fmt.Errorf("another ipip device carries packets from %s on %s: find it with ip -d link show type ipip, and remove it: %w", d.Local, d.Underlay, err)
+		}
 		if errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("another device has VNI %d and port %d: set Backend.VNI or Port to free ones: %w", d.VNI, d.Port, err)
 		}

@@ -126,7 +126,7 @@ func (k *Real) observeDevice(s *State, l netlink.Link, names map[int]string, ado
 		copy(d.MAC[:], a.HardwareAddr)
 		d.Local = addrOf(l.SrcAddr)
 	case *netlink.Iptun:
-		d.Local, d.Underlay = addrOf(l.Local), names[int(l.Link)]
+		d.Local, d.Underlay = addrOf(l.Local), names[a.ParentIndex] // the library reads no IFLA_IPTUN_LINK
 	// The kernel shows the device of a process as a TUN device; that it is WireGuard's tells its socket.
 	case *netlink.Wireguard, *netlink.Tuntap:
 		if d.Kind != network.WireGuard && !k.wg.userspace(a.Name) {
