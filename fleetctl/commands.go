@@ -24,7 +24,7 @@ type command struct {
 
 // commands are all rows, by name.
 func commands() []command {
-	return slices.SortedFunc(slices.Values(slices.Concat(telling(), changing(), hostSystem(), trusting(), keeping(), []command{resumeCommand()})), func(a, b command) int {
+	return slices.SortedFunc(slices.Values(slices.Concat(telling(), changing(), hostSystem(), trusting(), keeping(), []command{resumeCommand(), setMetadataCommand()})), func(a, b command) int {
 		return strings.Compare(strings.TrimLeft(a.name, "_"), strings.TrimLeft(b.name, "_"))
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/fleet-init/fleet/internal/api"
 	"github.com/fleet-init/fleet/internal/fleet"
@@ -51,6 +52,7 @@ func (a *app) statusOf(ctx context.Context, w *api.World, name string, only []st
 	}
 	if len(states) == 0 {
 		a.header(u, "○")
+		a.dropIns(ctx, u)
 		a.printf("     Target: %s\n       Hash: %s\n", u.DesiredState, shortHash(u.Hash, a.opts.full))
 		a.failover(ctx, name, u.Options)
 		return a.notLoaded(ctx, w, u)
@@ -63,6 +65,7 @@ func (a *app) statusOf(ctx context.Context, w *api.World, name string, only []st
 		}
 		a.header(u, dot(s))
 		a.printf("     Loaded: %s\n", s.SystemdLoadState)
+		a.dropIns(ctx, u)
 		a.printf("     Active: %s (%s)", s.SystemdActiveState, s.SystemdSubState)
 		if !s.Since.IsZero() {
 			a.printf(" since %s", s.Since.UTC().Format("Mon 2006-01-02 15:04:05 MST"))
@@ -118,6 +121,26 @@ func (a *app) header(u api.Unit, mark string) {
 		a.printf(" - %s", unit.Expand(unit.Name(u.Name), u.Description))
 	}
 	a.printf("\n")
+}
+
+// dropIns lists the drop-ins of a unit by folder, as systemctl does. They are part of its text, which is read only if there are any; a host
+// without a vote may not read it, and has nothing to list.
+func (a *app) dropIns(ctx context.Context, u api.Unit) {
+	if u.Main == "" {
+		return
+	}
+	texts, err := a.client.Texts(ctx, u.Name)
+	if err != nil || len(texts) != 1 {
+		return
+	}
+	head := "    Drop-In: "
+	for _, of := range unit.Folders(unit.Name(u.Name)) {
+		names := slices.Sorted(maps.Keys(texts[0].DropIns[of]))
+		if len(names) > 0 {
+			a.printf("%s%s\n             └─%s\n", head, unit.Folder(of), strings.Join(names, ", "))
+			head = "             "
+		}
+	}
 }
 
 // dot is systemctl's mark of a state.

@@ -192,6 +192,9 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 	if err != nil {
 		return &ConnectError{Endpoint: c.shown, Err: cause(ctx, err)}
 	}
+	if out == nil {
+		return nil // nothing is answered but that it is done
+	}
 	if err := json.Unmarshal(b, out); err != nil {
 		return fmt.Errorf("answer of fleetd to %s %s: %w", method, path, err)
 	}
