@@ -38,6 +38,11 @@ type Config struct {
 	Window        []string
 	Group         string
 	EtcdServers   []string
+	EtcdCAFile    string
+	EtcdCertFile  string
+	EtcdKeyFile   string
+	EtcdUsername  string
+	EtcdPassword  string
 	EtcdKeyPrefix string
 	DrainTimeout  time.Duration
 	RebootCommand string
@@ -107,6 +112,11 @@ func (c *Config) keys() []conf.Key {
 		conf.Strings("window", &c.Window, nil, `times at which the host may reboot: "[days] HH:MM +length [zone]"; none: always`, checkWindow),
 		conf.String("group", &c.Group, "default", "hosts that share reboot permits"),
 		conf.Strings("etcd_servers", &c.EtcdServers, []string{"unix:///run/fleet/etcd.sock"}, "the store that holds the permits", nil),
+		conf.String("etcd_cafile", &c.EtcdCAFile, "", "CA that signed the certificates of etcd_servers (PEM file)"),
+		conf.String("etcd_certfile", &c.EtcdCertFile, "", "client certificate for etcd_servers (PEM file)"),
+		conf.String("etcd_keyfile", &c.EtcdKeyFile, "", "key of etcd_certfile (PEM file)"),
+		conf.String("etcd_username", &c.EtcdUsername, "", "user at etcd_servers"),
+		conf.String("etcd_password", &c.EtcdPassword, "", "password of etcd_username; better set in the environment than as flag"),
 		conf.String("etcd_key_prefix", &c.EtcdKeyPrefix, "/fleet/", "all keys of this cluster start with this"),
 		conf.Duration("drain_timeout", &c.DrainTimeout, 15*time.Minute, time.Second, "how long units may take to move elsewhere before the permit is given back"),
 		conf.String("pki_dir", &c.PKIDir, "/var/lib/fleet/pki", "where fleetd keeps this host's certificate"),

@@ -137,7 +137,7 @@ func TestWhoseFaultAStoreThatIsAwayIs(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	defer l.Close()
-	if store, anything := otherStores(t.Context(), []string{"http://" + l.Addr().String(), "::bad"}, t.TempDir()); store || anything {
+	if store, anything := otherStores(t.Context(), []string{"http://" + l.Addr().String(), "::bad"}, Config{PKIDir: t.TempDir()}); store || anything {
 		t.Error("it took itself for another")
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
@@ -59,9 +60,9 @@ func membersOf(client *clientv3.Client) func(context.Context) ([]string, error) 
 	}
 }
 
-// otherStores looks whether the store answers at one of these URLs, our own addresses left out, and whether anything does. The certificate in
-// pkiDir is this host's; without one the members are spoken to in the clear, as an etcd elsewhere may have it.
-func otherStores(ctx context.Context, urls []string, pkiDir string) (store, anything bool) {
+// otherStores looks whether the store answers at one of these URLs, our own addresses left out, and whether anything does. An etcd elsewhere is
+// spoken to as etcd_cafile and the like say; the cluster's own with this host's certificate, or in the clear where there is none.
+func otherStores(ctx context.Context, urls []string, c Config) (store, anything bool) {
 	own := ownAddrs()
 	var others []string
 	for _, s := range urls {
@@ -83,11 +84,14 @@ func otherStores(ctx context.Context, urls []string, pkiDir string) (store, anyt
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	var conf *tls.Config
-	if holder, err := pki.OpenHolder(pkiDir, time.Now); err == nil && holder.Leaf() != nil {
+	conf, err := c.storeTLS()
+	if err != nil {
+		return false, true
+	}
+	if holder, err := pki.OpenHolder(c.PKIDir, time.Now); conf == nil && err == nil && holder.Leaf() != nil {
 		conf = holder.Client(pki.VoterName)
 	}
-	client, err := newEtcd(ctx, others, conf)
+	client, err := newEtcd(ctx, c, others, conf)
 	if err != nil {
 		return false, true
 	}
@@ -96,13 +100,34 @@ func otherStores(ctx context.Context, urls []string, pkiDir string) (store, anyt
 	return err == nil, true
 }
 
-// newEtcd makes a client of a store. What it has to say of its connections it says in errors.
-func newEtcd(ctx context.Context, endpoints []string, conf *tls.Config) (*clientv3.Client, error) {
-	client, err := clientv3.New(clientv3.Config{Endpoints: endpoints, Context: ctx, TLS: conf, Logger: zap.NewNop()})
-	if err != nil {
-		err = fmt.Errorf("set up the store's client: %w", err)
+// storeTLS is how etcd_servers are spoken to: nil = in the clear.
+func (c Config) storeTLS() (*tls.Config, error) {
+	if c.EtcdCAFile == "" && c.EtcdCertFile == "" {
+		return nil, nil
 	}
-	return client, err
+	conf, err := transport.TLSInfo{TrustedCAFile: c.EtcdCAFile, CertFile: c.EtcdCertFile, KeyFile: c.EtcdKeyFile}.ClientConfig()
+	if err != nil {
+		err = fmt.Errorf("read etcd_cafile, etcd_certfile, etcd_keyfile: %w", err)
+	}
+	return conf, err
+}
+
+// newEtcd makes a client of a store. What it has to say of its connections it says in errors.
+func newEtcd(ctx context.Context, c Config, endpoints []string, conf *tls.Config) (*clientv3.Client, error) {
+	set := clientv3.Config{Endpoints: endpoints, Context: ctx, TLS: conf, Logger: zap.NewNop()}
+	if c.EtcdUsername != "" {
+		// With a user the library logs in before it returns, and fails when the store is down. Given a token that no server knows it logs in
+		// when the first call is refused, as it does whenever a token has run out.
+		set.Token = "none yet"
+	}
+	client, err := clientv3.New(set)
+	if err != nil {
+		return nil, fmt.Errorf("set up the store's client: %w", err)
+	}
+	if c.EtcdUsername != "" {
+		client.Token, client.Username, client.Password = "", c.EtcdUsername, c.EtcdPassword
+	}
+	return client, nil
 }
 
 func ownAddrs() []netip.Addr {

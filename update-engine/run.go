@@ -126,7 +126,11 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 	}
 	var all *cluster // nil: this host is on its own
 	if c.Strategy == permit {
-		client, err := newEtcd(ctx, c.EtcdServers, nil)
+		conf, err := c.storeTLS()
+		if err != nil {
+			return err
+		}
+		client, err := newEtcd(ctx, c, c.EtcdServers, conf)
 		if err != nil {
 			return err
 		}
@@ -207,7 +211,7 @@ func (h *host) live(ctx context.Context, id identity, all *cluster, first update
 // cluster to decide.
 func joinCluster(c Config, client *clientv3.Client, id identity, log *slog.Logger) (*cluster, error) {
 	all := newCluster(etcd.New(client), c.EtcdKeyPrefix, rolloutOf(c), c.Group, fleet.MachineID(id.machine), id.boot, log, time.Now)
-	all.members, all.answers = membersOf(client), func(ctx context.Context, urls []string) (bool, bool) { return otherStores(ctx, urls, c.PKIDir) }
+	all.members, all.answers = membersOf(client), func(ctx context.Context, urls []string) (bool, bool) { return otherStores(ctx, urls, c) }
 	var err error
 	all.ask, err = askFleetd(c.APISocket)
 	return all, err

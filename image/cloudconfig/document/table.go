@@ -158,7 +158,7 @@ func storeKeys() []string {
 func UpdateKeys() []string {
 	return []string{"verbosity", "socket", "state_dir", "product", "arch", "channel", "mirrors", "omaha", "omaha_app", "root", "rate_limit", "interval", "downgrade",
 		"prevent_late_fallback", "max_attempts", "slots", "slot", "release", "kernel_options", "tries", "strategy", "window", "group", "etcd_servers",
-		"etcd_key_prefix", "drain_timeout", "api_socket", "retry", "user_deadline", "reboot_command", "reset_command", "boot_id", "health_dir", "health_command",
+		"etcd_cafile", "etcd_certfile", "etcd_keyfile", "etcd_username", "etcd_password", "etcd_key_prefix", "drain_timeout", "api_socket", "retry", "user_deadline", "reboot_command", "reset_command", "boot_id", "health_dir", "health_command",
 		"gate_units", "gate_time", "gate_timeout", "dbus", "metrics_listen", "omaha_listen", "omaha_releases", "peer_cache", "peer_listen",
 		"pki_dir"}
 }
