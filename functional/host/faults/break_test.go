@@ -19,7 +19,7 @@ type fault struct {
 	do func(r *rig, h *host.Host) (undo func() error)
 }
 
-// day is what clocks are wrong by, one way or the other: the most that a certificate of a young cluster forgives, and far more than that.
+// day is what clocks are wrong by, one way or the other.
 const day = 24 * time.Hour
 
 // faults are all that a host of the mixed run may meet.
@@ -110,11 +110,11 @@ func (r *rig) clock(h *host.Host, by time.Duration) (undo func() error) {
 	}
 }
 
-// slow lets a host's fleetd write to its disk twice a second.
+// slow lets a host's fleetd write to its disk eight times a second, which is three or four commits of the store.
 func (r *rig) slow(h *host.Host) (undo func() error) {
 	r.t.Helper()
 	r.fleetd(h)
-	restore, err := SlowDisk(h, 2)
+	restore, err := SlowDisk(h, 8)
 	r.must(err)
 	over := false
 	undo = func() error {

@@ -311,6 +311,19 @@ func (r *rig) storeLeader() (found *host.Host) {
 	return found
 }
 
+// engineLeader is the host whose engine leads.
+func (r *rig) engineLeader() (found *host.Host) {
+	r.t.Helper()
+	r.wait("a leader", func() error {
+		return r.registry(func(ctx context.Context, reg *registry.Registry) error {
+			id, _, ok, err := reg.Leader(ctx)
+			found = r.byID(id)
+			return errors.Join(err, need(ok && found != nil, "there is none"))
+		})
+	})
+	return found
+}
+
 // running are the units that a host's systemd has as active and that lie in fleet's folder.
 func (r *rig) running(h *host.Host) (names []string, err error) {
 	out, err := h.Sh(r.ctx, `cd /run/fleet/units 2>/dev/null && set -- * && [ -e "$1" ] || exit 0
