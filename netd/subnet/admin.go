@@ -66,6 +66,12 @@ func (a Admin) Reserve(ctx context.Context, v4, v6 netip.Prefix, to netip.Addr) 
 	}
 	guard := kv.Guard{Key: t.key(want.Name()), Kind: kv.Missing}
 	for _, e := range t.leases {
+		// A machine that is here is named, so that nobody else's may write there.
+		if id := e.Machine(); id != "" && (e.PublicIP.IsValid() && e.PublicIP == to || e.PublicIPv6.IsValid() && e.PublicIPv6 == to) {
+			want.Extra = &network.Extra{Machine: id}
+		}
+	}
+	for _, e := range t.leases {
 		switch {
 		case e.Name() == want.Name() && (e.PublicIP.IsValid() && e.PublicIP == to || e.PublicIPv6.IsValid() && e.PublicIPv6 == to):
 			// Its own: the same, without an end.

@@ -29,11 +29,14 @@ type world struct {
 	ticks context.CancelFunc
 }
 
-// gate is a store that can be cut off.
+// gate is a store that can be cut off. What a machine writes through it, in whatever test, is held to what the door of the store lets a machine
+// without a vote write: a lease that names it, where nothing is, or what names it, or what an operator or a flanneld left without naming anybody.
 type gate struct {
 	*kv.Memory
-	down   atomic.Bool
-	renews atomic.Int32
+	t       *testing.T
+	machine string
+	down    atomic.Bool
+	renews  atomic.Int32
 }
 
 func (g *gate) Range(ctx context.Context, p ...string) ([][]kv.KV, int64, error) {
@@ -41,6 +44,40 @@ func (g *gate) Range(ctx context.Context, p ...string) ([][]kv.KV, int64, error)
 		return nil, 0, kv.ErrUnavailable
 	}
 	return g.Memory.Range(ctx, p...)
+}
+
+func (g *gate) Txn(ctx context.Context, guards []kv.Guard, ops []kv.Op) (int64, bool, error) {
+	name := func(value []byte) string {
+		var l struct{ Fleet struct{ Machine string } }
+		if err := json.Unmarshal(value, &l); err != nil {
+			g.t.Errorf("%s touches %s: %v", g.machine, value, err)
+		}
+		return l.Fleet.Machine
+	}
+	for _, op := range ops {
+		there, _, err := g.Memory.Range(ctx, op.Key)
+		if err != nil || !strings.HasPrefix(op.Key, "/net/subnets/") {
+			g.t.Errorf("%s writes %s: %v", g.machine, op.Key, err)
+			continue
+		}
+		if !op.Delete && name(op.Value) != g.machine {
+			g.t.Errorf("%s writes a lease that does not name it: %s", g.machine, op.Value)
+		}
+		// What a lost race has changed is not touched: the transaction says so by the key's revision.
+		for _, kv := range there[0] {
+			if is := name(kv.Value); kv.Key == op.Key && is != "" && is != g.machine && guarded(guards, op.Key, kv.Mod) {
+				g.t.Errorf("%s writes over what is %s's", g.machine, is)
+			}
+		}
+	}
+	return g.Memory.Txn(ctx, guards, ops)
+}
+
+// guarded tells whether a transaction under these guards would take place with the key at that revision.
+func guarded(guards []kv.Guard, key string, mod int64) bool {
+	return !slices.ContainsFunc(guards, func(g kv.Guard) bool {
+		return g.Key == key && (g.Kind == kv.Missing || g.Kind == kv.ModIs && g.Rev != mod)
+	})
 }
 
 func (g *gate) Renew(ctx context.Context, id kv.LeaseID) error {
@@ -101,7 +138,7 @@ type machine struct {
 }
 
 func (w *world) start(name, ip string, previous View) *machine {
-	m := &machine{w: w, ip: netip.MustParseAddr(ip), gate: &gate{Memory: w.mem}, done: make(chan error, 1)}
+	m := &machine{w: w, ip: netip.MustParseAddr(ip), gate: &gate{Memory: w.mem, t: w.t, machine: name}, done: make(chan error, 1)}
 	m.Keeper = NewKeeper(Options{Store: m.gate, Prefix: "/net", Machine: name, Previous: previous, TTL: 24 * time.Hour,
 		Margin: time.Hour, Grace: 5 * time.Minute, Log: slog.New(slog.DiscardHandler),
 		Describe: func(network.Config, []network.Lease) (network.Lease, error) {
@@ -201,7 +238,7 @@ func TestRenewals(t *testing.T) {
 		want        int32 // in three lives of the lease
 	}{{24 * time.Hour, time.Hour, 9}, {24 * time.Hour, 20 * time.Hour, 18}, {30 * time.Minute, time.Hour, 9}} {
 		run(t, func(w *world) {
-			g := &gate{Memory: w.mem}
+			g := &gate{Memory: w.mem, t: w.t, machine: "a"}
 			k := NewKeeper(Options{Store: g, Prefix: "/net", Machine: "a", TTL: row.ttl, Margin: row.margin, Log: slog.New(slog.DiscardHandler),
 				Describe: func(network.Config, []network.Lease) (network.Lease, error) {
 					return network.Lease{PublicIP: netip.MustParseAddr("1.0.0.1"), Extra: &network.Extra{Machine: "a"}}, nil
