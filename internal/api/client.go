@@ -157,13 +157,6 @@ func (c *Client) Explain(ctx context.Context, names ...string) ([]fleet.Explanat
 	return out.Explanations, err
 }
 
-// Version asks fleetd for its version.
-func (c *Client) Version(ctx context.Context) (string, error) {
-	var v Versions
-	err := c.get(ctx, "version", &v)
-	return v.Fleetd, err
-}
-
 func query(names []string) string {
 	if len(names) == 0 {
 		return ""

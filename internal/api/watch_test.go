@@ -161,9 +161,6 @@ func TestClientLists(t *testing.T) {
 	if err != nil || len(xs) != 1 || xs[0].Unit != "b.service" {
 		t.Errorf("explain: %+v %v", xs, err)
 	}
-	if v, err := c.Version(t.Context()); v != "1.2.3" || err != nil {
-		t.Errorf("version: %q %v", v, err)
-	}
 }
 
 func FuzzEvents(f *testing.F) {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
-	"time"
 
 	"github.com/fleet-init/fleet/internal/kv"
 )
@@ -209,9 +208,4 @@ func (p Permits) Steady(ctx context.Context, group, id, boot string) error {
 func (p Permits) Abort(ctx context.Context, group, id, boot string) error {
 	_, err := p.Change(ctx, group, Pure(func(s Semaphore) (Semaphore, error) { return s.Abort(id, boot) }))
 	return err
-}
-
-// Alone is the Facts of a cluster of which nothing is known: permits are only counted.
-func Alone(now func() time.Time) Facts {
-	return func(context.Context) (Cluster, []kv.Guard, error) { return Cluster{At: now()}, nil, nil }
 }

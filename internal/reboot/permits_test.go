@@ -115,7 +115,7 @@ func TestDamagedAndNewerRecords(t *testing.T) {
 		if _, _, err := p.Store.Txn(t.Context(), nil, []kv.Op{{Key: "/fleet/reboot/g", Value: []byte(value)}}); err != nil {
 			t.Fatal(err)
 		}
-		if err := p.Take(t.Context(), "g", Holder{ID: "m1"}, Alone(noon)); err == nil {
+		if err := p.Take(t.Context(), "g", Holder{ID: "m1"}, alone(noon)); err == nil {
 			t.Errorf("%s was overwritten", value)
 		}
 		if _, err := p.Groups(t.Context()); err == nil {
@@ -133,8 +133,8 @@ func (away) Range(context.Context, ...string) ([][]kv.KV, int64, error) {
 
 func TestFleetLock(t *testing.T) {
 	p := permits()
-	h := FleetLock(p, Alone(noon))
-	if err := p.Take(t.Context(), "ours", Holder{ID: "m1", Boot: "1"}, Alone(noon)); err != nil {
+	h := FleetLock(p, alone(noon))
+	if err := p.Take(t.Context(), "ours", Holder{ID: "m1", Boot: "1"}, alone(noon)); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {
@@ -156,7 +156,7 @@ func TestFleetLock(t *testing.T) {
 		{"no JSON", "POST", "pre-reboot", "true", `id=z1`, h, 400, "invalid_body"},
 		{"GET", "GET", "pre-reboot", "true", ``, h, 405, ""},
 		{"elsewhere", "POST", "unlock", "true", ``, h, 404, ""},
-		{"no store", "POST", "pre-reboot", "true", `{"client_params":{"id":"z1","group":"g"}}`, FleetLock(Permits{Store: away{}}, Alone(noon)), 503, "failed_lock"},
+		{"no store", "POST", "pre-reboot", "true", `{"client_params":{"id":"z1","group":"g"}}`, FleetLock(Permits{Store: away{}}, alone(noon)), 503, "failed_lock"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			req := httptest.NewRequest(tt.method, "/v1/"+tt.path, strings.NewReader(tt.body))
@@ -215,4 +215,9 @@ func TestGroupsShareTheQuorum(t *testing.T) {
 	if err := p.Take(ctx, "edge", Holder{ID: "m1", Boot: "1"}, groupFacts("edge", nothing)); err != nil {
 		t.Error(err)
 	}
+}
+
+// alone is the Facts of a cluster of which nothing is known: permits are only counted.
+func alone(now func() time.Time) Facts {
+	return func(context.Context) (Cluster, []kv.Guard, error) { return Cluster{At: now()}, nil, nil }
 }

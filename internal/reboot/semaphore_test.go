@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -305,17 +304,6 @@ func TestBadWindows(t *testing.T) {
 		"22:00 +1h Nowhere/Land", "22:00 +1h UTC more", "Mon-Foo 22:00 +1h"} {
 		if _, err := ParseWindow(s); err == nil {
 			t.Errorf("%q was taken", s)
-		}
-	}
-	if ws, err := ParseLocksmith("Thu 04:00", "1h", time.UTC); err != nil || !slices.Equal(ws[0].Days, []time.Weekday{time.Thursday}) || ws[0].Length != time.Hour {
-		t.Error(ws, err)
-	}
-	if ws, err := ParseLocksmith("", "", time.UTC); err != nil || ws != nil {
-		t.Error(ws, err)
-	}
-	for _, p := range [][2]string{{"04:00", ""}, {"", "1h"}, {"04:00", "25h"}, {"Funday 04:00", "1h"}} {
-		if _, err := ParseLocksmith(p[0], p[1], time.UTC); err == nil {
-			t.Errorf("%q was taken", p)
 		}
 	}
 }

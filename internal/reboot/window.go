@@ -1,7 +1,6 @@
 package reboot
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,22 +19,6 @@ type Window struct {
 
 // Windows are the times at which a host may reboot; none = always.
 type Windows []Window
-
-// ParseLocksmith reads locksmith's pair of settings: start "[Day ]HH:MM", length as Go has it. Both empty is no window.
-func ParseLocksmith(start, length string, zone *time.Location) (Windows, error) {
-	if start == "" && length == "" {
-		return nil, nil
-	}
-	if start == "" || length == "" {
-		return nil, errors.New("reboot window: set both start and length, or none")
-	}
-	w, err := ParseWindow(start + " +" + length)
-	if err != nil {
-		return nil, err
-	}
-	w.Zone = zone
-	return Windows{w}, nil
-}
 
 // ParseWindow reads "[days] HH:MM +length [zone]": "22:00 +4h", "Sat,Sun 06:00 +12h", "Mon-Fri 01:30 +90m Europe/Berlin". Without
 // a zone it is the host's.

@@ -213,6 +213,3 @@ func (r Rollout) Resume() Rollout {
 	r.CameBack = 0
 	return r
 }
-
-// Paces lists the presets for messages.
-func Paces() []Pace { return slices.Clone([]Pace{Slow, Normal, Fast, Emergency}) }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -27,7 +26,7 @@ func begun(t *testing.T, pace Pace, hosts int) Rollout {
 }
 
 func TestShareGrowsToAll(t *testing.T) {
-	for _, p := range Paces() {
+	for _, p := range []Pace{Slow, Normal, Fast, Emergency} {
 		r, last := begun(t, p, 100), -1.0
 		for h := range 24 * 14 {
 			s := r.Share(start().Add(time.Duration(h) * time.Hour))
@@ -253,9 +252,6 @@ func TestSeedsAreSpreadAndDifferByRelease(t *testing.T) {
 	}
 	if Seed("1", "1.0.0") == Seed("1", "2.0.0") {
 		t.Error("the same hosts would be first each time")
-	}
-	if !strings.Contains(fmt.Sprint(Paces()), "normal") {
-		t.Error("no normal pace")
 	}
 }
 

@@ -63,7 +63,4 @@ func (g Glob) Valid() bool {
 	return err == nil
 }
 
-// Match reports whether name fits the pattern, as Glob.Match.
-func Match(pattern, name string) bool { return Glob(pattern).Match(Name(name)) }
-
 func isMeta(c byte) bool { return c == '*' || c == '?' || c == '[' || c == '\\' }

@@ -31,7 +31,7 @@ func TestMatch(t *testing.T) {
 		{"empty pattern", "", "web.service", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := Match(tt.glob, tt.unit); got != tt.want {
+			if got := Glob(tt.glob).Match(Name(tt.unit)); got != tt.want {
 				t.Errorf("Match(%q, %q) = %v", tt.glob, tt.unit, got)
 			}
 		})
@@ -43,7 +43,7 @@ func TestMatchIsPathMatchWithoutBackslashes(t *testing.T) {
 		glob := rapid.StringOf(rapid.SampledFrom([]rune("ab.@*?[]^-"))).Draw(t, "glob")
 		name := rapid.StringOf(rapid.SampledFrom([]rune("ab.@-"))).Draw(t, "name")
 		want, err := path.Match(glob, name)
-		if got := Match(glob, name); got != want {
+		if got := Glob(glob).Match(Name(name)); got != want {
 			t.Fatalf("Match %v, path.Match %v", got, want)
 		}
 		if Glob(glob).Valid() != (err == nil) {
