@@ -173,6 +173,7 @@ func (o *osAPI) ask(method, path string, in any) (int, string) {
 	}
 	w := httptest.NewRecorder()
 	o.handler.ServeHTTP(w, httptest.NewRequest(method, "/fleet/v1/"+path, strings.NewReader(string(b))))
+	described(o.t, method, path, w.Code)
 	return w.Code, strings.TrimSpace(w.Body.String())
 }
 

@@ -189,6 +189,8 @@ func TestOpenAPIHasTheHandlersRoutes(t *testing.T) {
 	// Main brings these along; their words are this package's.
 	want = append(want, "POST /join", "POST /certificate", "POST /seat", "GET /ca", "POST /ca", "GET /tokens", "POST /tokens", "DELETE /tokens/{name}",
 		"GET /whoami", "GET /audit")
+	// So does it these, and holds their words against the description itself.
+	want = append(want, "GET /reboot", "GET /reboot/{name}", "POST /reboot/{name}", "GET /updates", "POST /updates/{name}", "GET /rollouts", "POST /rollouts/{name}")
 	for path, item := range theOpenAPI(t).Paths {
 		for method := range item {
 			got = append(got, strings.ToUpper(method)+" "+path)

@@ -48,7 +48,7 @@ type Order struct {
 	Kind    string    `json:"kind"` // check now, reboot now, rollback now, cancel, forget
 	Version string    `json:"version,omitempty"`
 	Why     string    `json:"why,omitempty"`
-	At      time.Time `json:"at"`
+	At      time.Time `json:"at,omitzero"`
 }
 
 type hostRecord struct {
@@ -83,7 +83,7 @@ func (r Rollouts) Hosts(ctx context.Context) ([]Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the state of updates: %w", err)
 	}
-	var out []Host
+	out := []Host{} // never null in the API
 	for _, e := range kvs[0] {
 		var rec hostRecord
 		if json.Unmarshal(e.Value, &rec) == nil && rec.V == version {
