@@ -36,8 +36,8 @@ Publish=800%i:7000
 Conflicts=echo@*.service
 `
 
-// joined boots n hosts with fleetd and netd.
-func joined(t *testing.T, n int, config string) *rig {
+// joined boots n hosts with fleetd, and with a netd that has no configuration yet.
+func joined(t *testing.T, n int) *rig {
 	t.Helper()
 	files := host.FleetFiles(n, usual)
 	r := bootFiles(t, n, func(i int) map[string]string {
@@ -48,14 +48,48 @@ func joined(t *testing.T, n int, config string) *rig {
 		return all
 	})
 	r.machines(r.Hosts()...)
-	r.network(config)
+	return r
+}
+
+// wrong gives the network a configuration that no netd starts with: systemd sees it fail, people read why, the kernel has nothing of it, and
+// a good one is taken up by all without a word to anybody.
+func (r *rig) wrong() {
+	r.t.Helper()
+	r.network(`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","MTU":100}}`)
+	for _, h := range r.Hosts() {
+		r.wait("netd on "+h.Name+" to end", func() error {
+			// Between two starts systemd waits two seconds, and the status is that of the last end.
+			out, err := h.Run(r.ctx, "systemctl", "show", "netd.service", "-p", "ExecMainStatus,Result,NRestarts")
+			if err == nil && (!strings.Contains(out, "ExecMainStatus=78\n") || !strings.Contains(out, "Result=exit-code\n")) {
+				err = errors.New(out)
+			}
+			return err
+		})
+		r.journalSays(h, "netd.service", "invalid Backend.MTU 100: it is the MTU of the underlay, before the overlay's overhead: use 640 to 65535, or leave it out")
+		if out := h.Must(r.t, "sh", "-c", "ip -o link show type vxlan; ip route show proto 158; nft list tables 2>/dev/null | grep netd || true"); strings.TrimSpace(out) != "" {
+			r.t.Errorf("%s has half a network: %s", h.Name, out)
+		}
+	}
+	r.network(`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
 	for _, h := range r.Hosts() {
 		r.wait("netd on "+h.Name+" to be ready", func() error {
 			_, err := h.Run(r.ctx, "systemctl", "is-active", "netd.service")
 			return err
 		})
 	}
-	return r
+	// Now that it works, a wrong one changes nothing, and status says what is wrong.
+	r.network(`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlam"}}`)
+	for _, h := range r.Hosts() {
+		r.wait(h.Name+" to say what is wrong", func() error {
+			out, err := h.Run(r.ctx, "netd", "status")
+			if err == nil && !strings.Contains(out, `invalid Backend.Type "vxlam": use vxlan, host-gw, wireguard, ipip or alloc`) {
+				err = errors.New(out)
+			}
+			return err
+		})
+		h.Must(r.t, "systemctl", "is-active", "netd.service")
+	}
+	r.backend(`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`, "vxlan")
 }
 
 // network writes the network's configuration.
@@ -220,7 +254,8 @@ func (r *rig) backend(config, kind string) {
 
 func TestUnitsOnTheOverlay(t *testing.T) {
 	t.Parallel()
-	r := joined(t, 3, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
+	r := joined(t, 3)
+	r.sub("only once the configuration is right", func(r *rig) { r.wrong() })
 	units := []string{"echo@1.service", "echo@2.service", "echo@3.service"}
 	r.write(r.Host(1), map[string]string{"echo@.service": echo})
 	r.ctl(r.Host(1), append([]string{"start"}, units...)...)
