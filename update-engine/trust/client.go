@@ -2,11 +2,14 @@ package trust
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -90,6 +93,9 @@ func (c Client) Open(ctx context.Context, now time.Time) (*View, error) {
 	}
 	cfg.Fetcher, cfg.LocalMetadataDir, cfg.LocalTargetsDir = f, c.Cache, c.Cache
 	cfg.RemoteTargetsURL = remote + "targets"
+	if err := dropTorn(c.Cache); err != nil {
+		return nil, err
+	}
 	up, err := updater.New(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("read root metadata: %w", sort(err))
@@ -101,7 +107,44 @@ func (c Client) Open(ctx context.Context, now time.Time) (*View, error) {
 	if err := up.Refresh(); err != nil {
 		return nil, fmt.Errorf("check the directory's metadata: %w", sort(err))
 	}
+	if err := syncAll(c.Cache); err != nil {
+		return nil, fmt.Errorf("keep what was seen of the directory: %w", err)
+	}
 	return &View{ctx, up, f}, nil
+}
+
+// cached are the files that go-tuf keeps in its folder.
+func cached(dir string) []string {
+	list, _ := filepath.Glob(filepath.Join(dir, "*.json")) // the pattern is a good one
+	return list
+}
+
+// dropTorn removes what a power cut has left empty or half written: go-tuf renames before it syncs, and would stop at such a file at
+// every check from then on. What was seen last is forgotten with it; nobody from elsewhere can bring that about.
+func dropTorn(dir string) error {
+	for _, p := range cached(dir) {
+		b, err := os.ReadFile(p)
+		if err == nil && !json.Valid(b) {
+			err = os.Remove(p)
+		}
+		if err != nil {
+			return fmt.Errorf("read what was seen of the directory last: %w", err)
+		}
+	}
+	return nil
+}
+
+// syncAll makes what was seen outlive a power cut: else an older state could be served after it.
+func syncAll(dir string) error {
+	var errs []error
+	for _, p := range append(cached(dir), dir) {
+		f, err := os.Open(p)
+		if err == nil {
+			err = errors.Join(f.Sync(), f.Close())
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // sort ties go-tuf's errors to ours. What is neither is a matter of reaching the files.

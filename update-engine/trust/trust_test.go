@@ -317,3 +317,26 @@ func TestPublishRefusesPathsThatLeadOut(t *testing.T) {
 		t.Error("a file too large to be read was published")
 	}
 }
+
+// A power cut leaves files that were renamed before their content was on the disk. A host must not stop at them for good.
+func TestWhatAPowerCutHasTornIsReadAnew(t *testing.T) {
+	h := newHouse(t)
+	c := h.client(t)
+	if got, err := read(t, c, day(1)); err != nil || got != "one" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	files := cached(c.Cache)
+	if len(files) != 4 {
+		t.Fatalf("the cache holds %v", files)
+	}
+	for _, p := range files {
+		b, err := os.ReadFile(p)
+		must(t, err)
+		for name, torn := range map[string][]byte{"empty": nil, "half": b[:len(b)/2], "zeros": make([]byte, len(b))} {
+			must(t, os.WriteFile(p, torn, 0o644))
+			if got, err := read(t, c, day(1)); err != nil || got != "one" {
+				t.Errorf("%s %s: %q, %v", filepath.Base(p), name, got, err)
+			}
+		}
+	}
+}
