@@ -142,7 +142,7 @@ install_to() {
 
 need_image() {
 	((EUID == 0)) || die "the image is made by root only: run 'sudo ./build.sh ${verb}'"
-	need mmdebstrap:mmdebstrap mksquashfs:squashfs-tools /sbin/veritysetup:cryptsetup-bin objcopy:binutils /sbin/mkfs.ext4:e2fsprogs zstd:zstd
+	need mmdebstrap:mmdebstrap mkfs.erofs:erofs-utils /sbin/veritysetup:cryptsetup-bin objcopy:binutils /sbin/mkfs.ext4:e2fsprogs zstd:zstd
 	[[ -e /usr/lib/systemd/boot/efi/linuxx64.efi.stub ]] || need linuxx64.efi.stub:systemd-boot-efi
 	[[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || need debian-archive-keyring:debian-archive-keyring
 }

@@ -52,7 +52,7 @@ func guestSystem() error {
 	}
 	for line := range strings.Lines(string(deps)) {
 		all := strings.Fields(line) // a module, and before it what it needs
-		if !strings.HasPrefix(all[0], "virtio") && all[0] != "squashfs" {
+		if !strings.HasPrefix(all[0], "virtio") && all[0] != "erofs" {
 			continue
 		}
 		for _, name := range append(all[1:], all[0]) {
@@ -66,7 +66,7 @@ func guestSystem() error {
 			break
 		}
 	}
-	if err := errors.Join(err, os.MkdirAll("/usr", 0o755), unix.Mount("/dev/vda", "/usr", "squashfs", unix.MS_RDONLY, "")); err != nil {
+	if err := errors.Join(err, os.MkdirAll("/usr", 0o755), unix.Mount("/dev/vda", "/usr", "erofs", unix.MS_RDONLY, "")); err != nil {
 		return fmt.Errorf("mount the image's /usr: %w", err)
 	}
 	for _, name := range []string{"bin", "sbin", "lib", "lib64"} {

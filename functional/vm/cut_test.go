@@ -100,7 +100,7 @@ func (r *rig) resume() {
 // arrive waits until the second release has proven itself, wherever the update stood: the host may have staged it, and reboot any moment.
 func (r *rig) arrive() {
 	r.t.Helper()
-	for {
+	for range 20 {
 		_, err := r.Poll(r.ctx, "update-engine at rest", `update-engine status | grep -q '^phase *idle'`)
 		switch {
 		case errors.As(err, new(errNever)):
@@ -121,6 +121,7 @@ func (r *rig) arrive() {
 			r.t.Fatal(err)
 		}
 	}
+	r.t.Fatal("it does not come to the second release")
 }
 
 // clone is another machine that is just like this one, which must be off.

@@ -47,7 +47,7 @@ func (r *rig) alone() {
 		fleetctl destroy hello.service`)
 	// Nothing may write to /usr, whoever asks.
 	r.must(`! touch /usr/x && ! mount -o remount,rw /usr && ! dd if=/dev/zero of=/dev/dm-0 count=1`)
-	r.must(`grep -q ' /usr squashfs ro' /proc/mounts && grep -q ' /etc overlay' /proc/mounts`)
+	r.must(`grep -q ' /usr erofs ro' /proc/mounts && grep -q ' /etc overlay' /proc/mounts`)
 	// The disk is larger than the image.
 	r.must(`test "$(df --output=size -m / | tail -n1)" -gt 800`)
 	r.must(`grep -Eqx '[0-9a-f]{32}' /etc/machine-id && cmp /etc/machine-id /.fleet/machine-id`)

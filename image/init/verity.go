@@ -48,7 +48,7 @@ func openUsr(d found, slot string, rel release.Built) error {
 	if err := os.MkdirAll(usrAt, 0o755); err != nil {
 		return err
 	}
-	if err := unix.Mount("/dev/dm-0", usrAt, "squashfs", unix.MS_RDONLY|unix.MS_NODEV, ""); err != nil {
+	if err := unix.Mount("/dev/dm-0", usrAt, "erofs", unix.MS_RDONLY|unix.MS_NODEV, ""); err != nil {
 		return fmt.Errorf("mount /usr of slot %s: %w", slot, err)
 	}
 	return nil

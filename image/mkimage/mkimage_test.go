@@ -39,7 +39,7 @@ func TestOptions(t *testing.T) {
 func TestMissingToolsAreNamedWithTheirPackages(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	err := options{key: "k"}.tools()
-	if err == nil || !strings.Contains(err.Error(), "sbsign (package sbsigntool)") && !strings.Contains(err.Error(), "mksquashfs (package squashfs-tools)") {
+	if err == nil || !strings.Contains(err.Error(), "sbsign (package sbsigntool)") && !strings.Contains(err.Error(), "mkfs.erofs (package erofs-utils)") {
 		t.Errorf("%v", err)
 	}
 }
@@ -93,7 +93,7 @@ func TestModulesComeWithWhatTheyNeedInOrder(t *testing.T) {
 	if aliases != "pci:v1* nvme\n" {
 		t.Errorf("aliases %q", aliases)
 	}
-	if _, _, err := m.pick([]string{"squashfs"}, nil); err == nil || !strings.Contains(err.Error(), "no module squashfs") {
+	if _, _, err := m.pick([]string{"erofs"}, nil); err == nil || !strings.Contains(err.Error(), "no module erofs") {
 		t.Errorf("a kernel that cannot boot: %v", err)
 	}
 }

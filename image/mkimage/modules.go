@@ -10,7 +10,7 @@ import (
 
 // always are the modules that every host loads in the initramfs.
 func always() []string {
-	return []string{"dm_verity", "squashfs", "overlay", "ext4", "efivarfs"}
+	return []string{"dm_verity", "erofs", "overlay", "ext4", "efivarfs"}
 }
 
 // byDevice are those that a device asks for.

@@ -18,7 +18,7 @@ import (
 func (o options) tools() error {
 	want := [][2]string{{"mmdebstrap", "mmdebstrap"}, {"dpkg-deb", "dpkg"}, {"chroot", "coreutils"}}
 	if !o.tree {
-		want = append(want, [][2]string{{"mksquashfs", "squashfs-tools"}, {"veritysetup", "cryptsetup-bin"}, {"objcopy", "binutils"},
+		want = append(want, [][2]string{{"mkfs.erofs", "erofs-utils"}, {"veritysetup", "cryptsetup-bin"}, {"objcopy", "binutils"},
 			{"mkfs.ext4", "e2fsprogs"}, {"zstd", "zstd"}}...)
 		if o.key != "" {
 			want = append(want, [2]string{"sbsign", "sbsigntool"})

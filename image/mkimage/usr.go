@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// usr makes the image of a slot: a squashfs, and behind it the tree of its hashes.
+// usr makes the image of a slot: an erofs, and behind it the tree of its hashes.
 //
-// Each of its blocks is compressed by itself, so a file that did not change is the same bytes in the next release, and deltas stay small;
-// modules are not compressed on their own for the same reason.
+// Its blocks are compressed by lz4, which leaves bytes as they are between what it repeats: a delta sees what is the same in two releases. Modules
+// are not compressed on their own for the same reason. docs/decisions/0031 has the figures.
 func (b *builder) usr() error {
 	b.image = b.result("usr-%s.img")
 	key := filepath.Join(b.out, "."+filepath.Base(b.image)+".from")
@@ -43,10 +43,10 @@ func (b *builder) fits(size int64) error {
 }
 
 func (b *builder) makeUsr() error {
-	_ = os.Remove(b.image) // mksquashfs would add to it
-	// One processor or many: the result is the same. SOURCE_DATE_EPOCH sets the time of its making, and of all that is younger.
-	if err := b.call("mksquashfs", filepath.Join(b.rootDir, "usr"), b.image, "-noappend", "-quiet", "-no-progress", "-comp", "zstd",
-		"-Xcompression-level", "9", "-b", "128K", "-no-exports"); err != nil {
+	_ = os.Remove(b.image)
+	// All files get the build's time, and the file system a fixed identity: that of the slot is its root hash.
+	if err := b.call("mkfs.erofs", "-T", strconv.FormatInt(b.epoch, 10), "-U", b.guid("/usr").String(), "-C131072", "-zlz4hc,9", b.image,
+		filepath.Join(b.rootDir, "usr")); err != nil {
 		return err
 	}
 	info, err := os.Stat(b.image)
