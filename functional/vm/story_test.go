@@ -54,6 +54,7 @@ func (r *rig) alone() {
 	r.must(`test "$(uname -n)" = "fleet-$(cut -c1-8 /etc/machine-id)" && grep -q 'fleet.slot=a fleet.version=` + first + `' /run/fleet-boot`)
 	r.until("a host at rest", `test "$(systemctl is-system-running)" = running || { systemctl list-jobs; systemctl --failed; exit 1; }`)
 	r.must(`cat /dev/watchdog0 2>&1 | grep -q busy; test "$(cat /proc/sys/kernel/panic)" = 5`)
+	r.kinds()
 }
 
 // join makes it the third host of a cluster.
