@@ -83,6 +83,7 @@ func (a *app) statusOf(ctx context.Context, w *api.World, name string, only []st
 		if s.Reason != "" {
 			a.printf("     Reason: %s\n", s.Reason)
 		}
+		a.processes(ctx, name, id)
 		blank := "\n"
 		a.lastLines(ctx, name, id, a.opts.lines, func(line []byte) {
 			a.printf("%s%s", blank, line)

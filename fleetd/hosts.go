@@ -53,6 +53,17 @@ func (h *hosts) readJournal(ctx context.Context, m fleet.Machine, q fleet.LogQue
 	return h.client.Journal(api.WithHostName(ctx, pki.HostName(string(m.ID))), m.HostAddr, q, each)
 }
 
+// processes asks any machine's systemd what runs of a unit there.
+func (h *hosts) processes(ctx context.Context, m fleet.Machine, n unit.Name) (fleet.Processes, error) {
+	switch {
+	case m.ID == h.id.machine:
+		return h.systemd.Processes(ctx, n)
+	case !m.HostAddr.IsValid():
+		return fleet.Processes{}, errors.New("its fleetd does not listen for other hosts: set member_ip in its fleet.conf")
+	}
+	return h.client.Processes(api.WithHostName(ctx, pki.HostName(string(m.ID))), m.HostAddr, n)
+}
+
 // unknown returns those of the names that are no units of this cluster.
 func (h *hosts) unknown(ctx context.Context, names []unit.Name) ([]unit.Name, error) {
 	s, err := h.registry.Snapshot(ctx)
@@ -121,7 +132,7 @@ func (h *hosts) listen(ctx context.Context) (net.Listener, error) {
 // handler answers voters what they ask of this host, and everybody by their certificate's role what the API has. With insecure=true it is
 // the former alone, as nobody could be told from anybody.
 func (h *hosts) handler() http.Handler {
-	own := api.NewHostHandler(api.HostConfig{Journal: h.own.Read, Unknown: h.unknown, Network: h.ownNetwork, Version: daemon.Version()})
+	own := api.NewHostHandler(api.HostConfig{Journal: h.own.Read, Unknown: h.unknown, Network: h.ownNetwork, Processes: h.systemd.Processes, Version: daemon.Version()})
 	if h.trust == nil {
 		return own
 	}

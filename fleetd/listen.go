@@ -140,6 +140,7 @@ func (h *host) apiHandler() http.Handler {
 		Journal:    h.hosts.readJournal,
 		Own:        h.ownUnits,
 		Network:    h.hosts.network,
+		Processes:  h.hosts.processes,
 		Ready:      h.ready,
 		More:       h.moreRoutes(),
 		Version:    daemon.Version(),

@@ -41,10 +41,11 @@ type Config struct {
 	Version string      // of fleetd, for the Server header
 	Journal ReadJournal // reads any machine's journal; nil: 404
 	// Own tells this machine and which of these names are units of the cluster that it has, without asking the store; nil: none.
-	Own     func(names []unit.Name) (fleet.Machine, []unit.Name)
-	Network HostNetwork      // asks any machine's netd; nil: 404
-	Metrics http.Handler     // serves /metrics; nil: 404
-	More    map[string]Route // paths that main brings along
+	Own       func(names []unit.Name) (fleet.Machine, []unit.Name)
+	Network   HostNetwork      // asks any machine's netd; nil: 404
+	Processes ReadProcesses    // asks any machine's systemd; nil: 404
+	Metrics   http.Handler     // serves /metrics; nil: 404
+	More      map[string]Route // paths that main brings along
 	// Voters are the hosts that may change the store, for people, where this one may not; none: it may, or nobody knows. nil: it may.
 	Voters func(ctx context.Context) []string
 	// Caller says who makes a request; nil: whoever gets here may do everything. Audit is told every change; nil: nobody.
@@ -83,19 +84,20 @@ func NewHandler(c Config) http.Handler {
 	}
 	h := &handler{Config: c}
 	h.routes = map[string]route{
-		"units":     {"GET": h.listUnits},
-		"units/":    {"GET": h.getUnit, "PUT": h.putUnit, "DELETE": h.deleteUnit},
-		"state":     {"GET": h.listStates},
-		"state/":    {"GET": h.getState},
-		"machines":  {"GET": h.listMachines, "PATCH": h.patchMachines},
-		"discovery": {"GET": h.discovery},
-		"batch":     {"POST": h.batch},
-		"restart":   {"POST": h.restart},
-		"watch":     {"GET": h.watch},
-		"explain":   {"GET": h.explain},
-		"journal":   {"GET": h.journal},
-		"network":   {"GET": h.network},
-		"version":   {"GET": h.version},
+		"units":      {"GET": h.listUnits},
+		"units/":     {"GET": h.getUnit, "PUT": h.putUnit, "DELETE": h.deleteUnit},
+		"state":      {"GET": h.listStates},
+		"state/":     {"GET": h.getState},
+		"machines":   {"GET": h.listMachines, "PATCH": h.patchMachines},
+		"discovery":  {"GET": h.discovery},
+		"batch":      {"POST": h.batch},
+		"restart":    {"POST": h.restart},
+		"watch":      {"GET": h.watch},
+		"explain":    {"GET": h.explain},
+		"journal":    {"GET": h.journal},
+		"network":    {"GET": h.network},
+		"processes/": {"GET": h.processes},
+		"version":    {"GET": h.version},
 	}
 	maps.Copy(h.routes, c.More)
 	return h

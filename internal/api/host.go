@@ -26,7 +26,9 @@ type HostConfig struct {
 	Unknown func(ctx context.Context, names []unit.Name) ([]unit.Name, error)
 	// Network asks this host's netd; nil: nobody is asked.
 	Network func(ctx context.Context, all bool) (fleet.HostNetwork, error)
-	Version string
+	// Processes asks this host's systemd.
+	Processes func(ctx context.Context, n unit.Name) (fleet.Processes, error)
+	Version   string
 }
 
 // HostPrefix begins the paths of what hosts ask of each other, so that nobody takes them for the API.
@@ -34,24 +36,19 @@ const HostPrefix = "/fleet/host/"
 
 const hostPath = HostPrefix + "v1/journal"
 
-// NewHostHandler returns what other hosts may ask of this one: the logs of the cluster's units and how it reaches the others, and
-// nothing else.
+// NewHostHandler returns what other hosts may ask of this one: the logs and processes of the cluster's units and how it reaches the others,
+// and nothing else.
 func NewHostHandler(c HostConfig) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+hostPath, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Server", "fleetd/"+c.Version)
-		if err := c.journal(w, r); err != nil {
-			e := toError(err)
-			reply(w, e.Code, map[string]*Error{"error": e})
-		}
-	})
-	mux.HandleFunc("GET "+networkPath, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Server", "fleetd/"+c.Version)
-		if err := c.network(w, r); err != nil {
-			e := toError(err)
-			reply(w, e.Code, map[string]*Error{"error": e})
-		}
-	})
+	for path, answer := range map[string]func(http.ResponseWriter, *http.Request) error{hostPath: c.journal, networkPath: c.network, processesPath: c.processes} {
+		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Server", "fleetd/"+c.Version)
+			if err := answer(w, r); err != nil {
+				e := toError(err)
+				reply(w, e.Code, map[string]*Error{"error": e})
+			}
+		})
+	}
 	return mux
 }
 

@@ -124,7 +124,7 @@ func (h *handler) ownJournal(r *http.Request, l *logs, why error) error {
 // choose checks the units and the machines that were named.
 func (l *logs) choose(machines []string) error {
 	for _, n := range l.q.Units {
-		if _, known := l.view.snap.Units[n]; !known && len(l.have(n)) == 0 {
+		if _, known := l.view.snap.Units[n]; !known && len(l.view.have(n)) == 0 {
 			return refuse(http.StatusNotFound, "unit "+string(n)+" does not exist")
 		}
 	}
@@ -146,11 +146,11 @@ func (l *logs) unitNames() []string {
 }
 
 // have lists the registered machines that have a unit: as placed, or as observed.
-func (l *logs) have(n unit.Name) []fleet.MachineID {
+func (v *view) have(n unit.Name) []fleet.MachineID {
 	var ids []fleet.MachineID
-	for _, id := range slices.Sorted(maps.Keys(l.view.snap.Machines)) {
-		_, observed := l.view.snap.Observed[fleet.Key{Machine: id, Unit: n}]
-		if observed || slices.Contains(l.view.placed[n], id) {
+	for _, id := range slices.Sorted(maps.Keys(v.snap.Machines)) {
+		_, observed := v.snap.Observed[fleet.Key{Machine: id, Unit: n}]
+		if observed || slices.Contains(v.placed[n], id) {
 			ids = append(ids, id)
 		}
 	}
@@ -163,7 +163,7 @@ func (l *logs) places() []*place {
 	for _, n := range l.q.Units {
 		machines := l.machines
 		if len(machines) == 0 {
-			machines = l.have(n)
+			machines = l.view.have(n)
 		}
 		for _, m := range machines {
 			at[m] = append(at[m], n)
@@ -181,7 +181,7 @@ func (l *logs) places() []*place {
 func (l *logs) elsewhere() (list []*place) {
 	var units []unit.Name
 	for _, n := range l.q.Units {
-		if len(l.machines) == 0 && len(l.have(n)) == 0 {
+		if len(l.machines) == 0 && len(l.view.have(n)) == 0 {
 			units = append(units, n)
 		}
 	}

@@ -92,7 +92,7 @@ func short(e fleet.LogEntry, stamp func(fields, time.Time) string, zone *time.Lo
 	head += who + ": "
 	message := plain(f.bytes("MESSAGE"))
 	if !printable(message) {
-		return fmt.Appendf(nil, "%s[%s blob data]\n", head, size(len(message)))
+		return fmt.Appendf(nil, "%s[%s blob data]\n", head, Size(uint64(len(message))))
 	}
 	// The lines after the first stand under it.
 	indent := "\n" + strings.Repeat(" ", utf8.RuneCountInString(head))
@@ -110,7 +110,7 @@ func verbose(e fleet.LogEntry, zone *time.Location) []byte {
 			if printable(value) {
 				out = fmt.Appendf(out, "    %s=%s\n", name, value)
 			} else {
-				out = fmt.Appendf(out, "    %s=[%s blob data]\n", name, size(len(value)))
+				out = fmt.Appendf(out, "    %s=[%s blob data]\n", name, Size(uint64(len(value))))
 			}
 		}
 	}
@@ -239,14 +239,14 @@ func printable(b []byte) bool {
 	return true
 }
 
-// size writes a number of bytes as systemd does: 6B, 1.5K.
-func size(n int) string {
+// Size writes a number of bytes as systemd does: 6B, 1.5K.
+func Size(n uint64) string {
 	if n < 1024 {
-		return strconv.Itoa(n) + "B"
+		return strconv.FormatUint(n, 10) + "B"
 	}
-	f, suffix := float64(n)/1024, "K"
-	if f >= 1024 {
-		f, suffix = f/1024, "M"
+	f, suffix := float64(n)/1024, "KMGTPE"
+	for f >= 1024 {
+		f, suffix = f/1024, suffix[1:]
 	}
-	return strconv.FormatFloat(f, 'f', 1, 64) + suffix
+	return strconv.FormatFloat(f, 'f', 1, 64) + suffix[:1]
 }

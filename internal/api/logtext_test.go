@@ -66,7 +66,7 @@ func TestLogFieldsOfAllShapes(t *testing.T) {
 	if want := `["text"] ["hi"] [] ["x" "y"] [] []`; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
-	if got := size(6) + " " + size(1536) + " " + size(3<<20); got != "6B 1.5K 3.0M" {
+	if got := Size(6) + " " + Size(1536) + " " + Size(3<<20) + " " + Size(5<<30); got != "6B 1.5K 3.0M 5.0G" {
 		t.Error(got)
 	}
 }

@@ -2,9 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"maps"
 	"net/http"
 	"net/netip"
@@ -88,20 +85,6 @@ func (c *HostClient) Network(ctx context.Context, addr netip.AddrPort, all bool)
 	if all {
 		query = "?all"
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url(addr)+networkPath+query, nil)
-	if err != nil {
-		return n, fmt.Errorf("ask for its network: %w", err)
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return n, fmt.Errorf("its fleetd does not answer: %w", errors.Unwrap(err)) // without the URL, which says nothing more
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return n, readError(resp)
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&n); err != nil {
-		return n, fmt.Errorf("its fleetd's answer is not understood: %w", err)
-	}
-	return n, nil
+	err := c.ask(ctx, addr, networkPath+query, &n)
+	return n, err
 }

@@ -49,7 +49,7 @@ func least(method, route string) Role {
 		"GET watch": AsHost, "GET explain": AsHost, "GET network": AsHost, "GET brake": AsHost,
 		"GET ca": AsHost, "POST certificate": AsHost, "POST seat": AsHost,
 
-		"GET units/": Viewer, "GET members": Viewer, "GET journal": Viewer, "GET metrics": Viewer,
+		"GET units/": Viewer, "GET members": Viewer, "GET journal": Viewer, "GET processes/": Viewer, "GET metrics": Viewer,
 		"GET updates": Viewer, "GET rollouts": Viewer, "GET reboot": Viewer, "GET reboot/": Viewer,
 
 		"PUT units/": Operator, "DELETE units/": Operator, "POST batch": Operator, "POST restart": Operator, "PATCH machines": Operator,

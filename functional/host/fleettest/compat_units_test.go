@@ -220,12 +220,18 @@ func (r *rig) globalUnit() {
 	if out := r.ctl(h, "list-unit-files", "--no-legend", "--fields=unit,dstate,state,target,global"); out != "all.service\tlaunched\t-\tglobal\ttrue" {
 		r.t.Errorf("it is listed as %q", out)
 	}
-	if out := r.ctl(h, "status", "--no-block", "all.service"); strings.Count(out, "active (running)") != 3 {
+	out := r.ctl(h, "status", "--no-block", "all.service")
+	if strings.Count(out, "active (running)") != 3 {
 		r.t.Errorf("status tells of %s", out)
 	}
 	before := map[string]string{}
 	for _, h := range r.Hosts() {
 		before[h.Name] = r.running(h)["all.service"]
+		// Each machine's own systemd has said which processes these are.
+		pid := strings.TrimSpace(h.Must(r.t, "systemctl", "show", "--property=MainPID", "--value", "all.service"))
+		if !strings.Contains(out, "   Main PID: "+pid+"\n") || !strings.Contains(out, "─"+pid+" ") {
+			r.t.Errorf("status does not tell of process %s on %s:\n%s", pid, h.Name, out)
+		}
 	}
 	r.ctl(h, "restart", "all.service")
 	r.everywhere("all.service")
