@@ -29,9 +29,11 @@ func run(args []string) error {
 	if len(args) != 2 {
 		return errors.New("want the collector's address and the unit's name")
 	}
-	id, err := os.ReadFile("/etc/machine-id")
-	if err != nil {
-		return err
+	id, err := []byte(os.Getenv("BEAT_MACHINE")), error(nil)
+	if len(id) == 0 {
+		if id, err = os.ReadFile("/etc/machine-id"); err != nil {
+			return err
+		}
 	}
 	b := faults.Beat{Unit: args[1], Machine: string(bytes.TrimSpace(id)), Run: os.Getenv("INVOCATION_ID")}
 	if word := os.Getenv("FLEET_FENCING_TOKEN"); word != "" {
