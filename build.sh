@@ -252,7 +252,7 @@ host_tests() {
 
 check() {
 	# As root the tests of netd use the real kernel, in namespaces of their own.
-	((EUID != 0)) || need nft:nftables ip:iproute2
+	((EUID != 0)) || need nft:nftables ip:iproute2 podman:podman runc:runc
 	need dbus-daemon:dbus-daemon
 	step format check_format
 	step vet go vet ./...
