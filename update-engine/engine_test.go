@@ -250,6 +250,12 @@ func TestFromMakingKeysToABadReleaseThatComesBack(t *testing.T) {
 		t.Errorf("%d reboots, %s: it was taken again", m.boots-boots, s.Why)
 	}
 
+	must(t, os.Remove(filepath.Join(m.cfg.StateDir, "state.json")))
+	s = m.live(update.Fact{Kind: update.CheckNow})
+	if m.boots != boots || len(s.Failed) != 1 || s.Failed[0].Reason != "came back after its tries were spent, as its boot entry says" {
+		t.Errorf("%d reboots after what was remembered was lost, %v", m.boots-boots, s.Failed)
+	}
+
 	p.publish(t, "3.0.1") // without a delta
 	m.live(update.Fact{Kind: update.CheckNow})
 	m.runs("3.0.1")

@@ -83,7 +83,9 @@ func (h *host) healthPrograms(ctx context.Context) error {
 		}
 		argv := append(strings.Fields(h.cfg.HealthCommand), p)
 		cctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-		out, err := exec.CommandContext(cctx, argv[0], argv[1:]...).CombinedOutput()
+		cmd := exec.CommandContext(cctx, argv[0], argv[1:]...)
+		cmd.WaitDelay = time.Second // what it left behind may hold its output open
+		out, err := cmd.CombinedOutput()
 		cancel()
 		if err != nil {
 			return said(fmt.Errorf("health check %s: %w", n.Name(), err), out)

@@ -242,8 +242,12 @@ func (h *host) started(boot string) (update.Fact, error) {
 		}
 		e = slot.Entry{Left: slot.Good}
 	}
-	return update.Fact{Kind: update.Started, Boot: boot, Version: h.running, Good: e.Left == slot.Good, Policy: h.cfg.policy(),
-		Seed: uint64(h.now().UnixNano()) ^ seed(boot)}, nil
+	f := update.Fact{Kind: update.Started, Boot: boot, Version: h.running, Good: e.Left == slot.Good, Policy: h.cfg.policy(),
+		Seed: uint64(h.now().UnixNano()) ^ seed(boot)}
+	if o, ok := st.Entries[h.slots.Running.Other()]; ok && !o.Bootable() {
+		f.Spent = update.Offer{Version: o.Release.Version, Manifest: o.Release.Manifest}
+	}
+	return f, nil
 }
 
 // seed mixes a word, so that hosts started in the same moment do not check in the same moment.

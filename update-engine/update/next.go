@@ -51,6 +51,10 @@ func (s State) next(f Fact) (State, Action) {
 // started is a start of the daemon: in the same boot the step under way is done again, in another boot the gate comes first.
 func (s State) started(f Fact) (State, Action) {
 	same := s.Boot == f.Boot && s.Phase != ""
+	if s.Boot == "" && f.Spent != (Offer{}) {
+		// What was remembered is lost; the other slot's boot entry is left to tell that its release did not prove itself.
+		s = s.remember(f.Spent, "came back after its tries were spent, as its boot entry says", f.At)
+	}
 	s.Boot, s.Policy, s.Running, s.Good = f.Boot, f.Policy, f.Version, f.Good
 	if s.Seed == 0 {
 		s.Seed = f.Seed

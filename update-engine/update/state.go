@@ -104,7 +104,7 @@ type State struct {
 type Kind string
 
 const (
-	Started        Kind = "started" // the daemon: Boot, Version, Good, Policy, Seed
+	Started        Kind = "started" // the daemon: Boot, Version, Good, Policy, Seed, Spent
 	Tick           Kind = "tick"
 	Offered        Kind = "offered"      // Offers, newest or not
 	CheckFailed    Kind = "check failed" // Why
@@ -137,6 +137,7 @@ type Fact struct {
 	Good    bool
 	Policy  Policy
 	Seed    uint64
+	Spent   Offer // the release in the other slot, when all its starts are used up
 	Offers  []Offer
 	Why     string
 	Final   bool
