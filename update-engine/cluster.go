@@ -252,3 +252,19 @@ func (c *cluster) Peers(ctx context.Context) ([]string, error) {
 	}
 	return c.members(ctx)
 }
+
+// onlooker is the cluster for a host that reboots by its own rules (strategy immediate or off): it goes by the rollouts, is counted in them and
+// shown, but asks nobody for a permit, has no units moved away, and is well without the others.
+type onlooker struct{ *cluster }
+
+// Take implements permits.
+func (onlooker) Take(context.Context, string, string) error { return nil }
+
+// Drain implements permits.
+func (onlooker) Drain(context.Context) error { return nil }
+
+// GiveBack implements permits.
+func (onlooker) GiveBack(context.Context) error { return nil }
+
+// Reach implements permits.
+func (onlooker) Reach(context.Context) error { return nil }

@@ -153,6 +153,9 @@ func (m *machine) session(until func(update.State) bool, facts ...update.Fact) (
 	h := &host{cfg: m.cfg, log: log, slots: slot.Slots{Boot: m.slots, Images: m.slots, Running: m.slot}, running: m.rel, now: time.Now,
 		client: http.DefaultClient, reboot: func(context.Context, bool) error { rebooted <- true; return nil },
 		permits: newCluster(m.store, "/fleet/", rolloutOf(m.cfg), "default", fleet.MachineID(m.id), boot, log, time.Now)}
+	if m.cfg.Strategy != permit {
+		h.permits = onlooker{h.permits.(*cluster)}
+	}
 	if m.cfg.Omaha != "" {
 		h.omaha = newOmahaLink(m.cfg, h, m.id, boot)
 	}
@@ -403,6 +406,11 @@ func TestRolloutHoldsHostsBackAndStopsForAll(t *testing.T) {
 	if s := m.live(update.Fact{Kind: update.CheckNow}); m.boots != 0 || !strings.Contains(s.Why, "2.0.0 is not for this host yet: the rollout of 2.0.0 begins") {
 		t.Errorf("%d boots, %s", m.boots, s.Why)
 	}
+	m.cfg.Strategy = immediate
+	if s := m.live(update.Fact{Kind: update.CheckNow}); m.boots != 0 || !strings.Contains(s.Why, "2.0.0 is not for this host yet") {
+		t.Errorf("strategy immediate: %d boots, %s", m.boots, s.Why)
+	}
+	m.cfg.Strategy = permit
 	set(func(r *rollout.Rollout) { r.Start, r.AtLeast = time.Now().Add(-time.Hour), 100 })
 	m.live(update.Fact{Kind: update.CheckNow})
 	m.runs("1.0.0")
@@ -411,7 +419,7 @@ func TestRolloutHoldsHostsBackAndStopsForAll(t *testing.T) {
 		t.Errorf("%+v: the host that came back was not counted", r)
 	}
 	other := newMachine(t, p)
-	other.store = m.store
+	other.store, other.cfg.Strategy = m.store, immediate // it asks for no permit, and stops for the same
 	other.sick = "2.0.0"
 	if s := other.live(update.Fact{Kind: update.CheckNow}); other.boots != 0 || !strings.Contains(s.Why, "has stopped: 1 of 1 hosts that are through came back") {
 		t.Errorf("%d boots, %s: the next host took it", other.boots, s.Why)

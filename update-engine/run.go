@@ -91,7 +91,7 @@ func identify(c Config) (identity, error) {
 			return id, err
 		}
 	}
-	if id.machine, err = word("/etc/machine-id"); err != nil && c.Strategy != permit && c.Omaha == "" {
+	if id.machine, err = word("/etc/machine-id"); err != nil && !inCluster(c) && c.Omaha == "" {
 		err = nil // nobody is told
 	}
 	return id, err
@@ -125,7 +125,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 		h.omaha = newOmahaLink(c, h, id.machine, id.boot)
 	}
 	var all *cluster // nil: this host is on its own
-	if c.Strategy == permit {
+	if inCluster(c) {
 		conf, err := c.storeTLS()
 		if err != nil {
 			return err
@@ -139,6 +139,9 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 			return err
 		}
 		h.permits = all
+		if c.Strategy != permit {
+			h.permits = onlooker{all}
+		}
 	}
 	if c.PeerListen != off && all != nil {
 		h.share = newSharing(c, h, all.id, all)
@@ -205,6 +208,12 @@ func (h *host) live(ctx context.Context, id identity, all *cluster, first update
 		})
 	}
 	return errors.Join(notify.Ready(), g.Wait())
+}
+
+// inCluster says whether this host belongs to a cluster: its strategy says so, or there is a fleetd. systemd makes its socket before it starts us.
+func inCluster(c Config) bool {
+	_, err := os.Stat(c.APISocket)
+	return c.Strategy == permit || err == nil
 }
 
 // joinCluster is the way to the other hosts: the store on its socket for what is written down, fleetd for what must be known of the
