@@ -134,9 +134,14 @@ func (r *rig) mixed(luck *rand.Rand, most time.Duration) {
 	r.t.Helper()
 	list := faults()
 	for round, end := 0, time.Now().Add(most); round < 3 || time.Now().Before(end); round++ {
-		if luck.IntN(20) == 0 {
+		switch luck.IntN(20) {
+		case 0:
 			r.t.Log("all hosts lose power")
 			r.blackout()
+			continue
+		case 1:
+			r.t.Log("most voters are paused")
+			r.noQuorum()
 			continue
 		}
 		hosts := r.living()
@@ -179,6 +184,27 @@ func (r *rig) blackout() {
 		r.all(r.living(), func(h *host.Host) error { return h.Boot(r.ctx) })
 	})
 	r.rest("all hosts lose power")
+}
+
+// noQuorum pauses three of five voters until the others know that they are too few. Nothing is unscheduled by that.
+func (r *rig) noQuorum() {
+	r.t.Helper()
+	list, err := r.members(r.living()[0])
+	r.must(err)
+	var voters []*host.Host
+	for _, m := range list.Members {
+		if m.Role == "voter" {
+			voters = append(voters, r.byID(m.Machine))
+		}
+	}
+	few, most := voters[:2], voters[2:]
+	r.all(most, func(h *host.Host) error { return h.Signal(r.ctx, "fleetd.service", "STOP") })
+	r.wait("word that there is no quorum", func() error {
+		_, text, err := r.tryCtl(few[0], "list-machines")
+		return need(err != nil && strings.Contains(text, "no quorum"), text)
+	})
+	r.all(most, func(h *host.Host) error { return h.Signal(r.ctx, "fleetd.service", "CONT") })
+	r.rest("most voters are paused")
 }
 
 // instances are names of a template's instances.

@@ -37,6 +37,7 @@ func TestPromisesUnderFaults(t *testing.T) {
 		{"a host is not heard, and hears nobody", oneWay},
 		{"what a unit wishes when its host is cut off", disconnected},
 		{"fleetd is paused where an exclusive unit runs", paused},
+		{"most voters are paused", (*rig).noQuorum},
 		{"half of all machines vanish", brake},
 		{"all hosts lose power", (*rig).blackout},
 		{"a host is replaced by another of its name", replaced},
@@ -114,6 +115,7 @@ func grows(r *rig) {
 
 // upgraded gives each host another file for fleetd, and starts it, while clerks are at work.
 func upgraded(r *rig) {
+	before := len(r.log.Runs(""))
 	for _, h := range r.living() {
 		_, err := h.Sh(r.ctx, "cp /usr/bin/fleetd /usr/bin/.new && echo upgraded >>/usr/bin/.new && mv /usr/bin/.new /usr/bin/fleetd && systemctl restart fleetd.service")
 		r.must(err)
@@ -124,6 +126,10 @@ func upgraded(r *rig) {
 		}
 	}
 	r.rest("a rolling upgrade")
+	// Not even an exclusive unit notices.
+	if runs := r.log.Runs(""); len(runs) != before {
+		r.t.Errorf("there were %d runs of units, now there are %d", before, len(runs))
+	}
 }
 
 func leaderKilled(r *rig) {
