@@ -274,9 +274,9 @@ func (k *Keeper) take(b kv.Batch) bool {
 	}
 	own := touched[k.view.Own.Name()]
 	for n := range touched {
-		// An operator's reservation for this machine bears its address and no machine's ID.
+		// An operator's reservation for this machine, by its address or its ID.
 		e, there := k.t.leases[n]
-		own = own || there && e.Machine() == "" && k.id.mine(e, k.view.Own)
+		own = own || there && k.id.mine(e, k.view.Own)
 	}
 	if _, there := k.t.leases[k.view.Own.Name()]; own && !there {
 		// Ours went first: the store may be losing everybody's.
