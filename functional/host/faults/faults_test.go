@@ -23,7 +23,7 @@ func TestPromisesUnderFaults(t *testing.T) {
 	t.Parallel()
 	r := begin(t, "aaabbc", "")
 	r.sub("one, three and five hosts vote, spread over zones", grows)
-	units := r.workload()
+	r.workload()
 	k := Employ(r.Cluster, 2, 1)
 	t.Cleanup(func() { _, _, _ = k.Dismiss() })
 	for _, part := range []struct {
@@ -44,7 +44,7 @@ func TestPromisesUnderFaults(t *testing.T) {
 	} {
 		r.sub(part.name, part.f)
 	}
-	r.judge(k, units...)
+	r.judge(k)
 }
 
 // Random faults on five hosts. FLEET_FAULTS says for how many minutes, FLEET_FAULTS_SEED which; a seed draws the same faults again.
@@ -66,16 +66,16 @@ func TestMixedFaults(t *testing.T) {
 	r.must(r.AddN(r.ctx, 4))
 	r.machines(r.Hosts()...)
 	r.seats(r.Host(1), 5, 0)
-	units := r.workload()
+	r.workload()
 	k := Employ(r.Cluster, 2, seed)
 	t.Cleanup(func() { _, _, _ = k.Dismiss() })
 	r.sub("the store is full", (*rig).filled)
 	r.mixed(rand.New(rand.NewPCG(seed, 0)), time.Duration(minutes)*time.Minute)
-	r.judge(k, units...)
+	r.judge(k)
 }
 
-// workload starts units of all sorts and returns their names.
-func (r *rig) workload() []string {
+// workload starts units of all sorts.
+func (r *rig) workload() {
 	r.t.Helper()
 	first := r.Host(1)
 	tied := "[X-Fleet]\nMachineID=" + r.Host(4).MachineID + "\n"
@@ -87,8 +87,7 @@ func (r *rig) workload() []string {
 	units := slices.Concat(instances("free", 8), instances("x", 2), []string{"all.service", "d-run.service", "d-stop.service", "d-freeze.service"})
 	r.ctl(first, append([]string{"start"}, units...)...)
 	r.hist.Exclusive, r.hist.Leaving = instances("x", 2), []string{"d-stop.service"}
-	r.rest("the start")
-	return units
+	r.heard(r.rest("the start"), 0)
 }
 
 func grows(r *rig) {

@@ -433,31 +433,30 @@ func (r *rig) ordered(unit string, f func()) {
 	r.hist.Acts = append(r.hist.Acts, a)
 }
 
+// heard waits until each unit has said a word on each machine where it is placed, at this moment or later.
+func (r *rig) heard(s fleet.Snapshot, since Moment) {
+	r.t.Helper()
+	for key, p := range s.Placements {
+		if p.Target != fleet.Launched {
+			continue
+		}
+		r.wait(fmt.Sprintf("a word of %s on %s", key.Unit, key.Machine.Short()), func() error {
+			return need(slices.ContainsFunc(r.log.Runs(string(key.Unit)), func(x Run) bool {
+				return x.Machine == string(key.Machine) && x.Last >= since
+			}), "it says nothing")
+		})
+	}
+}
+
 // judge ends the log when every unit has said a word after the last fault, and prints the verdicts.
-func (r *rig) judge(k *Clerks, units ...string) {
+func (r *rig) judge(k *Clerks) {
 	r.t.Helper()
 	var err error
 	r.hist.Writes, r.hist.Permits, err = k.Dismiss()
 	r.must(err)
 	s := r.rest("the end")
 	r.hist.Close = Now()
-	for _, u := range units {
-		r.wait("a last word of "+u, func() error {
-			runs := r.log.Runs(u)
-			return need(len(runs) > 0 && slices.ContainsFunc(runs, func(x Run) bool { return x.Last >= r.hist.Close }), "it says nothing")
-		})
-	}
-	// Those that are on several machines have said theirs when each copy has.
-	for key, p := range s.Placements {
-		if p.Target != fleet.Launched {
-			continue
-		}
-		r.wait(fmt.Sprintf("a last word of %s on %s", key.Unit, key.Machine.Short()), func() error {
-			return need(slices.ContainsFunc(r.log.Runs(string(key.Unit)), func(x Run) bool {
-				return x.Machine == string(key.Machine) && x.Last >= r.hist.Close
-			}), "it says nothing")
-		})
-	}
+	r.heard(s, r.hist.Close)
 	r.hist.Found = map[string]string{}
 	through := r.living()[0]
 	for _, w := range r.hist.Writes {
