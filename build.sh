@@ -159,7 +159,8 @@ image() {
 
 # vm_tests ARGS...  the image in QEMU and as a container, and the Debian packages.
 vm_tests() {
-	need qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils /sbin/dnsmasq:dnsmasq-base
+	need qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils /sbin/dnsmasq:dnsmasq-base genisoimage:genisoimage mcopy:mtools /sbin/mkfs.vfat:dosfstools \
+		sbsign:sbsigntool faketime:faketime openssl:openssl
 	[[ -e /usr/share/OVMF/OVMF_CODE_4M.fd ]] || need OVMF_CODE_4M.fd:ovmf
 	local tree
 	image --version 0.1.0
@@ -169,6 +170,10 @@ vm_tests() {
 	deb 0.2.0 .cache/deb/new
 	FLEET_HOSTS=required FLEET_INSTALL=$PWD/.cache/image/install FLEET_IMAGE=$PWD/.cache/image/out FLEET_TREE=$tree FLEET_DEB=$PWD/.cache/deb \
 		FLEET_LOGS=${FLEET_LOGS:-$PWD/.cache/logs} tests ./functional/vm/... -timeout 45m -count=1 "$@"
+	(($# == 0)) || return 0
+	# What is tested on hosts with a Debian of the tests' own is so on the image too.
+	FLEET_HOSTS=required FLEET_INSTALL=$PWD/.cache/image/install FLEET_HOST_TREE=$tree FLEET_LOGS=${FLEET_LOGS:-$PWD/.cache/logs} \
+		tests ./functional/host/fleettest -timeout 20m -count=1 -run '^TestThreeInstancesOnThreeHostsOutliveOneOfThem$|^TestHostConfiguresItself$'
 }
 
 # deb [VERSION] [OUT]  makes the packages; the time in them is that of the last commit, unless SOURCE_DATE_EPOCH says another.
@@ -293,7 +298,7 @@ bench() {
 	go run ./functional/bench --install "$dest"
 	say "=== the image, emulated"
 	tests() { go test "${@:2}" "$1"; } # whose output tells figures
-	vm_tests -v -run TestAHostsLife | sed -n 's/.*figure: //p'
+	vm_tests -v -run '^(TestAHostsLife|TestCloudConfigFrom)' | sed -n 's/.*figure: //p'
 	go test -run '^$' -bench "${1:-.}" -timeout 60m "${list[@]}"
 }
 
@@ -326,7 +331,7 @@ soak() {
 		host_tests -failfast
 		faults 30 "$round"
 		FLEET_SIM_SEEDS=$((10000 * round - 9999))-$((10000 * round)) go test -count=1 -timeout 0 -run TestSeeds ./functional/sim
-		FLEET_CUTS=40 vm_tests -failfast
+		FLEET_SOAK=1 FLEET_CUTS=40 vm_tests -failfast
 	done
 }
 

@@ -1,12 +1,15 @@
 package vm
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/fleet-init/fleet/functional/host"
 )
 
 // The password that the document of the first boot gives root, and what it is stored as.
@@ -38,13 +41,17 @@ fleet:
       command: start
       content: "[Service]\nExecStart=/bin/sleep infinity\n"
 `, hashed, r.config()["/etc/hosts"], other, r.config()["/etc/credstore/fleet.join-token"], other))
-	if err := r.Start(r.ctx, ""); err != nil {
-		t.Fatal(err)
-	}
+	r.timed("power on to joined, by a config drive", func() {
+		if err := r.Start(r.ctx, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := host.WaitFor(r.ctx, "the VM in the cluster", func(ctx context.Context) error { return machines(ctx, r.c.Host(1), 2) }); err != nil {
+			t.Fatalf("%v; its console:\n%s", err, host.Tail(r.console.all(), 40))
+		}
+	})
 	if err := r.LoginAs(r.ctx, password); err != nil {
 		t.Fatal(err)
 	}
-	r.until("the VM in the cluster", `test "$(fleetctl list-machines --no-legend | wc -l)" = 2`)
 	if out := r.c.Host(1).Must(t, "fleetctl", "list-machines", "--no-legend", "--full"); !strings.Contains(out, other) || !strings.Contains(out, "source=drive") {
 		t.Errorf("h1 does not see the VM:\n%s", out)
 	}

@@ -84,7 +84,7 @@ gate_timeout = %s
 tries = 1
 reboot_command = /etc/fleet/reboot
 `, r.url, gate))
-	r.write("/etc/fleet/reboot", "#!/bin/sh\nexec systemctl reboot\n")
+	r.write("/etc/fleet/reboot", "#!/bin/sh\ntouch /run/asked\n[ -e /run/stay ] || exec systemctl reboot\n")
 	// A release that this host's own checks do not like.
 	r.write("/etc/fleet/health.d/10-version", `#!/bin/sh
 grep -q fleet.version=0.5.0 /run/fleet-boot || exit 0
@@ -101,7 +101,14 @@ exit 1
 func (r *rig) update() {
 	r.t.Helper()
 	r.follow("10m")
-	r.timed("a release fetched, written, verified, shutdown", r.apply)
+	r.must("touch /run/stay")
+	r.timed("a release fetched, written, verified", func() {
+		r.must(`update-engine apply >/run/apply.log 2>&1 || { cat /run/apply.log; exit 1; }`)
+	})
+	r.until("the wish to reboot", "test -e /run/asked")
+	if out, err := r.Leave(r.ctx, "rm /run/stay; exec /etc/fleet/reboot"); err != nil {
+		r.t.Fatalf("%v\n%s", err, out)
+	}
 	r.timed("firmware to the console after an update", func() { r.login() })
 	r.must(`grep -q 'fleet.slot=b fleet.version=` + second + `' /run/fleet-boot && grep -q '^IMAGE_VERSION=` + second + `' /etc/os-release`)
 	r.timed("console to proven", r.settled)
