@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -117,6 +118,13 @@ func (u *updating) sharesFrames(o *origin, version, base string, files map[strin
 		if u.metric(name) == 0 {
 			u.rig.t.Errorf("no host counts in %s", name)
 		}
+	}
+	for _, h := range u.Hosts() {
+		pid, err := h.MainPID(u.ctx, "update-engine.service")
+		u.must(err)
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		u.must(err)
+		u.rig.t.Logf("figure: update-engine on %s with the store, permits and peers: %s", h.Name, regexp.MustCompile(`VmHWM:.*`).Find(text))
 	}
 	free()
 }

@@ -430,6 +430,9 @@ func TestThreeHostsUpdateAndABadReleaseComesBack(t *testing.T) {
 		u.proven("4.0.0", u.Hosts()...)
 		u.once(webs...)
 	})
+	u.part("people and programs that ask for it are waited for, to a deadline", func(u *updating) {
+		u.peopleAreWaitedFor("4.1.0", "4.0.0", h1)
+	})
 	u.part("the store is cut off mid-way", func(u *updating) {
 		u.publish("5.0.0", "4.0.0", nil)
 		u.offer()
@@ -492,6 +495,19 @@ func (u *updating) looksGood(h *host.Host) {
 	} {
 		if out := strings.Join(strings.Fields(h.Must(u.rig.t, argv[0], argv[1:]...)), " "); !strings.Contains(out, want) {
 			u.rig.t.Errorf("%v says %s, want %s", argv, out, want)
+		}
+	}
+	// It checks every two seconds, and says so each time.
+	h.Must(u.rig.t, "systemd-run", "--quiet", "--unit=ear", "--property=StandardOutput=file:/run/ear",
+		"busctl", "monitor", "--match=type='signal',interface='com.coreos.update1.Manager',member='StatusUpdate'")
+	u.wait("a signal on the bus", func() error {
+		out, err := h.Run(u.ctx, "cat", "/run/ear")
+		return orElse(err, need(strings.Contains(out, "UPDATE_STATUS_CHECKING_FOR_UPDATE"), out))
+	})
+	h.Must(u.rig.t, "systemctl", "stop", "ear.service")
+	for name, want := range map[string]string{"CPUWeight": "20", "IOWeight": "20"} {
+		if got := u.property(h, "update-engine.service", name); got != want {
+			u.rig.t.Errorf("%s of update-engine is %s", name, got)
 		}
 	}
 	h.Must(u.rig.t, "test", "-e", "/etc/health-was-asked")
