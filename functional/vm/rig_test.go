@@ -90,7 +90,7 @@ func (r *rig) publish(version, base, words string) {
 	hash, at := r.verity(second)
 	r.out("publish", "dir", "--keys", "targets,online", "--version", version, "--usr", filepath.Join(r.images, "usr-"+second+".img"),
 		"--uki", filepath.Join(r.images, "fleet-"+second+".efi"), "--base", filepath.Join(r.images, "usr-"+base+".img"), "--roothash", hash, "--hash-at", at,
-		"--options", strings.TrimSpace("console=tty0 console=ttyS0 quiet panic=5 oops=panic no_timer_check rw systemd.gpt_auto=no "+words))
+		"--options", strings.TrimSpace(usual+" "+words))
 }
 
 // verity reads what mkimage noted beside an image.
