@@ -2,7 +2,6 @@ package fleettest
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -63,9 +62,7 @@ func (u *updating) logIn(h *host.Host) (leave func()) {
 	u.must(err)
 	path, err := h.Path("/run/dbus/system_bus_socket")
 	u.must(err)
-	conn, err := net.Dial("unix", path)
-	u.must(err)
-	bus, err := dbus.NewConn(conn)
+	bus, err := dbus.Dial("unix:path="+path, dbus.WithContext(u.ctx)) // one that takes file descriptors: the session lasts as long as the one of the answer
 	u.must(err)
 	u.must(bus.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Getuid()))}))
 	u.must(bus.Hello())
@@ -76,7 +73,10 @@ func (u *updating) logIn(h *host.Host) (leave func()) {
 	call := bus.Object("org.freedesktop.login1", "/org/freedesktop/login1").CallWithContext(u.ctx, "org.freedesktop.login1.Manager.CreateSession", 0,
 		uint32(0), uint32(pid), "login", "tty", "user", "", "", uint32(0), "pts/7", "", false, "", "", []property{})
 	u.must(call.Err)
-	session := call.Body[0].(string)
+	session, ok := call.Body[0].(string)
+	if !ok {
+		u.rig.t.Fatalf("logind answers %v", call.Body)
+	}
 	return func() {
 		u.rig.t.Helper()
 		u.must(bus.Object("org.freedesktop.login1", "/org/freedesktop/login1").CallWithContext(u.ctx, "org.freedesktop.login1.Manager.TerminateSession", 0, session).Err)
