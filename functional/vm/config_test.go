@@ -161,3 +161,16 @@ func (r *rig) tool(name string, args ...string) {
 		r.t.Fatalf("%s: %v: %s", name, err, out)
 	}
 }
+
+// TestADiskThatIsTooSmall starts the image on a disk that ends before it does.
+func TestADiskThatIsTooSmall(t *testing.T) {
+	r := newRig(t, 0)
+	r.tool("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", filepath.Join(r.images, "fleet-"+first+".raw"), r.Disk, "900M")
+	if err := r.Start(r.ctx, ""); err != nil {
+		t.Fatal(err)
+	}
+	if said := r.await("; restarting"); !strings.Contains(said, "disk vda is too small: it has 900 MiB, the image needs ") {
+		t.Errorf("the console says:\n%s", said)
+	}
+	r.await(starts) // and tries again: the disk may have grown
+}

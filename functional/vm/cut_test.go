@@ -56,7 +56,7 @@ func (r *rig) again(t *testing.T) *rig {
 // cuts cuts the power at random moments of an update, and looks at the disk: what boots next must be whole. The last one is booted, and takes
 // the update after all.
 func (r *rig) cuts() {
-	n := 4
+	n := 3
 	if s := os.Getenv("FLEET_CUTS"); s != "" { // soak has more
 		var err error
 		if n, err = strconv.Atoi(s); err != nil {
