@@ -119,7 +119,7 @@ func TestUnitsHaveAddresses(t *testing.T) {
 		var conn net.Conn
 		var err error
 		a.Do(func() {
-			conn, err = net.DialTimeout("tcp", net.JoinHostPort(was.Addr().String(), "7"), 100*time.Millisecond)
+			conn, err = net.DialTimeout("tcp", net.JoinHostPort(was.Addr().String(), "7"), time.Second)
 		})
 		if err == nil {
 			conn.Close()

@@ -101,7 +101,7 @@ func TestHealthAndMetrics(t *testing.T) {
 		var conn net.Conn
 		h.Must(func() (err error) { conn, err = net.Dial("tcp", "127.0.0.1:8080"); return err })
 		tr := &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }}
-		resp, err := (&http.Client{Transport: tr, Timeout: 5 * time.Second}).Get("http://netd" + path)
+		resp, err := (&http.Client{Transport: tr, Timeout: time.Minute}).Get("http://netd" + path)
 		if err != nil {
 			return 0, err.Error()
 		}

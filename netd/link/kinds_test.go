@@ -149,7 +149,7 @@ func TestKernelWireGuardsCode(t *testing.T) {
 	one.Dev, two.Dev = "", ""
 	two.Allowed, two.PSK, two.Keepalive = "10.5.3.0/24,fd05:0:0:3::/64", "", 0
 	change := wgChange{key: network.Secret(key(1)), port: 51899, peers: []network.WGPeer{one, two}}
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		err := w.set(name, change)
 		if err == nil {
 			break

@@ -236,7 +236,7 @@ func (h *Host) Echo() {
 func (h *Host) Dial(to string) (net.Conn, error) {
 	var c net.Conn
 	var err error
-	h.Do(func() { c, err = net.DialTimeout("tcp", net.JoinHostPort(to, "7"), 3*time.Second) })
+	h.Do(func() { c, err = net.DialTimeout("tcp", net.JoinHostPort(to, "7"), 20*time.Second) })
 	return c, err
 }
 
@@ -252,7 +252,7 @@ func (h *Host) Call(to string, size int) error {
 
 // Exchange sends size bytes and reads them back.
 func Exchange(c net.Conn, size int) error {
-	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return err
 	}
 	sent := make(chan error, 1)
@@ -282,7 +282,7 @@ func (h *Host) Packet(to string, ipSize int) error {
 		head = 48
 	}
 	buf := make([]byte, 65536)
-	for range 3 { // the first may wait for an ARP answer longer than it is kept
+	for range 30 { // the first may wait for an ARP answer longer than it is kept; nobody hurries a busy machine
 		if _, err = c.Write(buf[:ipSize-head]); err != nil {
 			return err
 		}

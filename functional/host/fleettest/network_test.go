@@ -342,6 +342,21 @@ func TestUnitsOnTheOverlay(t *testing.T) {
 		at[units[1]].Must(r.t, "systemctl", "start", "netd.service")
 		r.say(c, "with netd")
 	})
+	r.sub("encrypted where every kernel can, and told so", func(r *rig) {
+		r.network(`{"Network":"10.5.0.0/16"}`)
+		for _, h := range r.Hosts() {
+			r.wait(h.Name+" to say how and why", func() error {
+				out, err := h.Run(r.ctx, "netd", "status")
+				for _, why := range []string{"wireguard (encrypted: every host's kernel has WireGuard)", "vxlan (not encrypted: this host's kernel has no WireGuard)"} {
+					if strings.Contains(out, why) {
+						return nil
+					}
+				}
+				return errors.Join(err, errors.New(out))
+			})
+		}
+		r.talk(at, ip)
+	})
 	r.sub("without a host that died", func(r *rig) {
 		for u, h := range at {
 			if h != r.Host(1) {
