@@ -21,7 +21,7 @@ usage() {
 ./build.sh fuzz [SECONDS]   every fuzz target for that long (30)
 ./build.sh soak [MINUTES]   host tests, half an hour of random faults on hosts and 10,000 new seeds of the simulation, again and
                             again (60), until one fails; as root
-./build.sh faults MINUTES [SEED]  only random faults on five hosts, and which promises they broke; as root
+./build.sh faults MINUTES [SEED]  only random faults on six hosts, and which promises they broke; as root
 ./build.sh sim FROM-TO      the simulation with these seeds, such as 1-100000
 ./build.sh image [FLAGS]    the OS image, in .cache/image/out; --help lists the flags; as root
 ./build.sh tree [FLAGS]     only its root tree, which boots in nspawn too; prints the folder
@@ -312,14 +312,14 @@ fuzz() {
 	report
 }
 
-# faults MINUTES [SEED]  breaks five hosts at random for that long; a seed draws the same faults again.
+# faults MINUTES [SEED]  breaks hosts at random for that long; a seed draws the same faults again.
 faults() {
 	need_hosts
 	local dest=.cache/install
 	rm -rf "$dest"
 	install_to "$dest"
 	FLEET_HOSTS=required FLEET_INSTALL=$PWD/$dest FLEET_LOGS=${FLEET_LOGS:-$PWD/.cache/logs} FLEET_FAULTS=$1 FLEET_FAULTS_SEED=${2:-1} \
-		go test -timeout "$(($1 + 30))m" -count=1 -v -run TestMixedFaults ./functional/host/faults
+		go test -timeout "$(($1 + 30))m" -count=1 -v -run TestPromisesUnderFaults ./functional/host/faults
 }
 
 soak() {

@@ -128,12 +128,11 @@ func (r *rig) slow(h *host.Host) (undo func() error) {
 	return undo
 }
 
-// mixed lets random faults befall one or two hosts of five at a time, and after each waits for rest. It ends when the time is over, and after at least
-// three rounds.
+// mixed lets random faults befall one or two hosts at a time, and after each waits for rest. It ends when the time is over, and after at least two rounds.
 func (r *rig) mixed(luck *rand.Rand, most time.Duration) {
 	r.t.Helper()
 	list := faults()
-	for round, end := 0, time.Now().Add(most); round < 3 || time.Now().Before(end); round++ {
+	for round, end := 0, time.Now().Add(most); round < 2 || time.Now().Before(end); round++ {
 		switch luck.IntN(20) {
 		case 0:
 			r.t.Log("all hosts lose power")
@@ -186,7 +185,7 @@ func (r *rig) blackout() {
 	r.rest("all hosts lose power")
 }
 
-// noQuorum pauses three of five voters until the others know that they are too few. Nothing is unscheduled by that.
+// noQuorum pauses all voters but two until the others know that they are too few. Nothing is unscheduled by that.
 func (r *rig) noQuorum() {
 	r.t.Helper()
 	list, err := r.members(r.living()[0])

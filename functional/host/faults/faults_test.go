@@ -19,18 +19,31 @@ import (
 const many = 300
 
 // One cluster from its first host to its last fault, under load all the time. What breaks are promises of docs/reliability.md; what each part
-// shows beside them stands in it.
+// shows beside them stands in it. At the end come a few rounds of random faults; with FLEET_FAULTS, which says for how many minutes, there is nothing
+// but those. FLEET_FAULTS_SEED says which; a seed draws the same faults again.
 func TestPromisesUnderFaults(t *testing.T) {
-	t.Parallel()
-	r := begin(t, "aaabbc", "")
+	minutes, seed := setting(t, "FLEET_FAULTS", 0), setting(t, "FLEET_FAULTS_SEED", 1)
+	r := begin(t, "aaabbc")
 	r.sub("one, three and five hosts vote, spread over zones", grows)
 	r.workload()
-	k := Employ(r.Cluster, 2, 1)
+	k := Employ(r.Cluster, 2, seed)
 	t.Cleanup(func() { _, _, _ = k.Dismiss() })
-	for _, part := range []struct {
-		name string
-		f    func(r *rig)
-	}{
+	if minutes == 0 {
+		for _, part := range parts() {
+			r.sub(part.name, part.f)
+		}
+	}
+	r.sub("random faults", func(r *rig) { r.mixed(rand.New(rand.NewPCG(seed, 0)), time.Duration(minutes)*time.Minute) })
+	r.judge(k)
+}
+
+type part struct {
+	name string
+	f    func(r *rig)
+}
+
+func parts() []part {
+	return []part{
 		{"fleetd is upgraded, host by host", upgraded},
 		{"the store's leader is killed while 300 units start", leaderKilled},
 		{"the store's leader has a slow disk", slowDisk},
@@ -42,37 +55,22 @@ func TestPromisesUnderFaults(t *testing.T) {
 		{"half of all machines vanish", brake},
 		{"all hosts lose power", (*rig).blackout},
 		{"a host is replaced by another of its name", replaced},
-	} {
-		r.sub(part.name, part.f)
+		{"the store is full", (*rig).filled},
 	}
-	r.judge(k)
 }
 
-// Random faults on five hosts. FLEET_FAULTS says for how many minutes, FLEET_FAULTS_SEED which; a seed draws the same faults again.
-func TestMixedFaults(t *testing.T) {
-	t.Parallel()
-	minutes, seed := 0, uint64(1)
-	var err error
-	if word := os.Getenv("FLEET_FAULTS"); word != "" {
-		if minutes, err = strconv.Atoi(word); err != nil {
-			t.Fatalf("FLEET_FAULTS: %v", err)
-		}
+// setting is a number in the environment.
+func setting(t *testing.T, name string, otherwise uint64) uint64 {
+	t.Helper()
+	word := os.Getenv(name)
+	if word == "" {
+		return otherwise
 	}
-	if word := os.Getenv("FLEET_FAULTS_SEED"); word != "" {
-		if seed, err = strconv.ParseUint(word, 10, 64); err != nil {
-			t.Fatalf("FLEET_FAULTS_SEED: %v", err)
-		}
+	n, err := strconv.ParseUint(word, 10, 32)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
 	}
-	r := begin(t, "abcab", "store_quota = 48\n")
-	r.must(r.AddN(r.ctx, 4))
-	r.machines(r.Hosts()...)
-	r.seats(r.Host(1), 5, 0)
-	r.workload()
-	k := Employ(r.Cluster, 2, seed)
-	t.Cleanup(func() { _, _, _ = k.Dismiss() })
-	r.sub("the store is full", (*rig).filled)
-	r.mixed(rand.New(rand.NewPCG(seed, 0)), time.Duration(minutes)*time.Minute)
-	r.judge(k)
+	return n
 }
 
 // workload starts units of all sorts.

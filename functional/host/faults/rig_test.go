@@ -37,7 +37,8 @@ type rig struct {
 }
 
 const (
-	conf = "agent_ttl = 4s\ncluster_size = 5\n"
+	// conf has a short lease, five voters, and a store that can be filled.
+	conf = "agent_ttl = 4s\ncluster_size = 5\nstore_quota = 48\n"
 	// stated is what docs/reliability.md promises with that: the lease, and what fleetctl status says of the exclusive units below (10.2 s).
 	stated = 15 * time.Second
 	// busy is what a machine that does much beside may add. How long it really took is printed.
@@ -66,10 +67,10 @@ func installed(t *testing.T) string {
 	return dir
 }
 
-// begin boots the first host of a cluster whose hosts are in these zones. more is lines for every fleet.conf.
-func begin(t *testing.T, zones, more string) *rig {
+// begin boots the first host of a cluster whose hosts are in these zones.
+func begin(t *testing.T, zones string) *rig {
 	t.Helper()
-	files := host.FleetFiles(len(zones), fmt.Sprintf("%s%sfleetlock_listen = 0.0.0.0:%d\n", conf, more, LockPort))
+	files := host.FleetFiles(len(zones), fmt.Sprintf("%sfleetlock_listen = 0.0.0.0:%d\n", conf, LockPort))
 	c := host.ForTest(t, host.Options{Hosts: 1, Install: installed(t), Files: func(i int) map[string]string {
 		f := files(i)
 		if i <= len(zones) {
