@@ -22,9 +22,17 @@ func (r *rig) resets(t *testing.T) {
 		"process 1 crashes": {"dmesg -n 3; kill -SEGV 1", "Caught <SEGV>"},
 		"process 1 hangs": {"grep -qx RuntimeWatchdogSec=60s /usr/lib/systemd/system.conf.d/fleet.conf && dmesg -n 4; " +
 			manager + "RuntimeWatchdogUSec t 10000000 && " + freeze, "softdog: Initiating system reboot"},
-		// The programs in this folder are the last thing that a shutdown runs, when nothing but the watchdog is left to end it.
-		"a shutdown hangs": {manager + `RebootWatchdogUSec t 15000000 && mount -t tmpfs tmpfs /usr/lib/systemd/system-shutdown && cd /usr/lib/systemd/system-shutdown &&
-			printf '#!/bin/sh\necho shutdown hangs >/dev/console; dmesg -n 4; ` + freeze + `; sleep 10000\n' >hang && chmod 755 hang && systemctl --no-block reboot`, "shutdown hangs"},
+		// One process holds up the last part of the shutdown, which nothing but the watchdog ends; the other, which that part spares for its
+		// name, stops process 1 in it.
+		"a shutdown hangs": {"dmesg -n 4; " + manager + `RebootWatchdogUSec t 15000000 && cat >/run/hang <<'END'
+while read -r comm </proc/1/comm; [ "$comm" = systemd ]; do :; done
+echo the shutdown hangs >/dev/console
+` + freeze + `
+sleep 10000
+END
+			(trap '' TERM HUP; exec setsid sleep 10000) >/dev/null 2>&1 &
+			setsid bash -c 'trap "" TERM HUP; exec -a @hang bash /run/hang' >/dev/null 2>&1 &
+			systemctl --no-block reboot`, "the shutdown hangs"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
