@@ -125,6 +125,13 @@ func (a *Agent) Told(changed []fleet.Observation, gone []unit.Name, err error) {
 	}
 }
 
+// Begin is SetTold at the start of a registration. What was let go under an earlier one may not be known any more, if the store was restored from a
+// backup: it is said again.
+func (a *Agent) Begin(observed map[unit.Name]fleet.Observation) {
+	clear(a.letGone)
+	a.SetTold(observed)
+}
+
 // SetTold takes what the registry holds of this machine, so that only differences are reported.
 func (a *Agent) SetTold(observed map[unit.Name]fleet.Observation) {
 	clear(a.told)

@@ -92,7 +92,7 @@ func (r *runner) begin(ctx context.Context) (Orders, error) {
 		if err == nil {
 			var orders Orders
 			if orders, err = r.reg.Orders(ctx); err == nil {
-				r.SetTold(told)
+				r.Begin(told)
 				return orders, nil
 			}
 		}

@@ -94,8 +94,8 @@ func (r *runner) begin(t *task) bool {
 		told, err := r.reg.Observed(r.ctx, r.pres.Machine)
 		if err == nil {
 			var o registry.Orders
-			if o, err = r.reg.Orders(r.ctx, r.pres); err == nil {
-				r.agent.SetTold(told)
+			if o, err = r.reg.Orders(r.ctx, r.pres); err == nil && r.obeys() {
+				r.agent.Begin(told)
 				r.setOrders(agent.Orders(o))
 				return true
 			}
@@ -128,6 +128,9 @@ func (r *runner) watchOrders(t *task) {
 			continue
 		}
 		rev = o.Rev
+		for !r.obeys() {
+			t.await(2*time.Second, nil)
+		}
 		orders := agent.Orders(o)
 		r.newOrders = &orders
 	}
@@ -355,5 +358,8 @@ func (d platter) Mark(n unit.Name, started unit.Hash, restarted int64) error {
 
 func (d platter) Token(n unit.Name, token int64) error {
 	d.p.acting.point()
+	if !d.p.h.w.opt.NoFloor {
+		token = max(token, d.p.h.floor)
+	}
 	return d.p.h.disk.Token(n, token)
 }

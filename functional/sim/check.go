@@ -80,7 +80,7 @@ func (w *world) before(from origin, events []kv.Event, changes []fleet.Change) {
 func (w *world) mayWrite(from origin, kind, rest string, e kv.Event) {
 	writers := map[string]string{
 		"machines": "presence lease depart", "machine-settings": "user", "admitted": "engine", "units": "user",
-		"placements": "engine", "observed": "report presence lease depart", "leader": "engine lease", "files": "user",
+		"placements": "engine", "observed": "report presence lease depart", "leader": "engine lease renew", "files": "user",
 		"holders": "engine letgo depart", "brake": "engine user",
 	}[kind]
 	if kind == "files" && e.Delete {
@@ -347,6 +347,7 @@ func (w *world) acknowledged(op *userOp, n unit.Name, res registry.SubmitResult)
 // starting counts.
 func (w *world) starting(p *process, n unit.Name) {
 	w.facts.starts++
+	w.unconfirmed(p, "starts", n)
 	delete(w.facts.ended, fleet.Key{Machine: p.h.id, Unit: n})
 }
 
@@ -354,6 +355,7 @@ func (w *world) starting(p *process, n unit.Name) {
 // planned for its registration.
 func (w *world) stopping(ctx context.Context, p *process, n unit.Name) {
 	w.facts.stops++
+	w.unconfirmed(p, "stops", n)
 	if p.departing {
 		return
 	}
@@ -376,6 +378,7 @@ func (w *world) stopping(ctx context.Context, p *process, n unit.Name) {
 
 // unloading likewise.
 func (w *world) unloading(p *process, n unit.Name) {
+	w.unconfirmed(p, "unloads", n)
 	if _, placed := p.orders.Placements[n]; !placed && !p.departing {
 		w.cleared(p, n)
 	}

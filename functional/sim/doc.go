@@ -24,6 +24,8 @@
 //	1.500 h2 cut                                h2's fleetd does not reach the store (heal)
 //	1.500 h2 deaf                               it does, and hears no answer (heal)
 //	1.500 store down                            nobody does, and no lease ends (up)
+//	1.500 store save                            a backup (restore: the store goes back to it, as a new cluster; confirm: it is to be obeyed)
+//	1.500 h2 jump -20s                          its clock is set
 //	2.000 h3 crash                              SIGKILL to fleetd (start, stop, restart; off and on: the host's power; freeze and thaw)
 //	3.000 all run 5s                            everybody goes on undisturbed
 package sim

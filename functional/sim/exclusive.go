@@ -14,7 +14,12 @@ import (
 )
 
 // boottime is the host's guard.Now: no clock jump changes it.
-func (h *host) boottime() time.Duration { return time.Hour + h.w.since() }
+func (h *host) boottime() time.Duration {
+	if h.w.opt.WallClock {
+		return time.Hour + h.w.since() + h.jumped
+	}
+	return time.Hour + h.w.since()
+}
 
 // feeder is how a fleetd moves its host's deadline on. The deadline outlives it, as a file in /run does.
 func (h *host) feeder() *guard.Feeder {
@@ -29,7 +34,7 @@ func (h *host) guardDue() time.Time {
 	if !h.on || h.w.opt.NoGuard || !h.sys.GuardUp() {
 		return time.Time{}
 	}
-	return h.w.start.Add(h.until - time.Hour)
+	return h.w.now.Add(h.until - h.boottime())
 }
 
 // stepGuard is process 1's part: it needs no fleetd, and happens when it is due.

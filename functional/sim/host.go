@@ -9,6 +9,7 @@ import (
 	"github.com/fleet-init/fleet/fleetd/agent"
 	"github.com/fleet-init/fleet/fleetd/guard"
 	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/kv"
 	"github.com/fleet-init/fleet/internal/registry"
 	"github.com/fleet-init/fleet/internal/systemd"
 	"github.com/fleet-init/fleet/internal/unit"
@@ -22,6 +23,7 @@ type host struct {
 	ip       netip.Addr
 	metadata map[string]string
 	skew     time.Duration // of its clock
+	jumped   time.Duration // it was set by somebody
 
 	on   bool
 	boot int
@@ -32,6 +34,13 @@ type host struct {
 	p      *process // nil: no fleetd runs
 
 	until time.Duration // deadline of its guard, by boottime
+
+	// What is in its seen.json, see restore.go.
+	first     int // cluster that it ever obeyed
+	seen      int // and last
+	floor     int64
+	settling  bool
+	settledAt time.Time
 
 	frozen bool      // its fleetd gets no processor
 	cut    bool      // its fleetd does not reach the store
@@ -52,8 +61,11 @@ func newHost(w *world, n int) *host {
 	return h
 }
 
-// clock is the host's own time.
-func (h *host) clock() time.Time { return h.w.now.Add(h.skew) }
+// steady is the host's own time by a clock that nobody sets: systemd goes by that.
+func (h *host) steady() time.Time { return h.w.now.Add(h.skew) }
+
+// clock is the host's time of day. A real fleetd's times hold a monotonic clock beside it; here whatever goes by it must bear that it jumps.
+func (h *host) clock() time.Time { return h.steady().Add(h.jumped) }
 
 var errBus = errors.New("simulated: systemd does not answer")
 
@@ -70,7 +82,7 @@ func (h *host) power(on bool) {
 	}
 	h.boot++
 	h.disk.Reboot()
-	h.sys = systemd.NewFake(systemd.FakeOptions{Now: h.clock, ReadFile: h.disk.ReadFile, Refuse: func(string, unit.Name) error {
+	h.sys = systemd.NewFake(systemd.FakeOptions{Now: h.steady, ReadFile: h.disk.ReadFile, Refuse: func(string, unit.Name) error {
 		if h.busOff {
 			return errBus
 		}
@@ -101,7 +113,7 @@ func (h *host) startFleetd() {
 		return
 	}
 	h.frozen = false
-	p := &process{h: h, ops: map[string]*userOp{}}
+	p := &process{h: h, ops: map[string]*userOp{}, leases: map[kv.LeaseID]int{}}
 	p.hello = registry.Hello{
 		Machine:  fleet.Machine{ID: h.id, Name: h.name, IP: h.ip, Metadata: h.metadata, Version: "1"},
 		Instance: h.name, Boot: fmt.Sprintf("%s-%d", h.name, h.boot),
@@ -109,6 +121,7 @@ func (h *host) startFleetd() {
 	h.p = p
 	h.sys.Lose() // a new connection knows of no jobs of the old one
 	p.feed = h.feeder()
+	p.settleOn()
 	p.agent = agent.New(agent.Config{Machine: h.id, Systemd: bus{p}, Signals: bus{p}, Disk: platter{p}, Log: h.w.log, Lease: p.feed})
 	p.spawn("presence", p.keepPresence)
 	p.spawn("agent", p.runAgent)
@@ -146,6 +159,9 @@ type process struct {
 	newOrders *agent.Orders // not taken in yet
 	agentStop bool
 	agentDone bool
+
+	met    int                // cluster for which exclusive units are held down
+	leases map[kv.LeaseID]int // the cluster that each is of
 
 	departing bool
 	ops       map[string]*userOp

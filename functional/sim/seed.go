@@ -42,6 +42,9 @@ func makeScript(seed uint64, o Options) (s script, bad *Bad) {
 	w := newWorld(o)
 	defer w.end()
 	m := newMaker(r, w)
+	if seed%4 == 0 || o.Restores {
+		m.evils = append(m.evils, setBack()...)
+	}
 	for w.bad == nil && w.since() < m.end {
 		st, any := m.step()
 		if !any {

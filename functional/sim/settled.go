@@ -26,6 +26,7 @@ const (
 // settle heals all faults, and asks whether the cluster comes to rest, as its users want it.
 func (w *world) settle() {
 	w.quorum(true)
+	w.confirmed = w.cluster
 	for len(w.inFlight) > 0 {
 		w.deliver(w.inFlight[0].id)
 	}

@@ -86,6 +86,13 @@ func (w *world) doStore(s step) error {
 	case s.verb == "compact":
 		w.compacted = w.rev
 		w.mem.Compact(w.rev)
+	case s.verb == "save" && !w.storeOff:
+		w.saved = w.mem.Save()
+	case s.verb == "restore" && !w.storeOff:
+		w.restore()
+	case s.verb == "save", s.verb == "restore":
+	case s.verb == "confirm":
+		w.confirmed = w.cluster
 	case s.verb == "deliver" && len(s.args) == 1:
 		id, err := strconv.Atoi(s.args[0])
 		if err != nil {
@@ -95,7 +102,7 @@ func (w *world) doStore(s step) error {
 			w.note("nothing of that number is on its way")
 		}
 	default:
-		return fmt.Errorf("step %s: the store can compact, deliver N, go down or up", s)
+		return fmt.Errorf("step %s: the store can compact, deliver N, go down or up, save, restore, confirm", s)
 	}
 	return nil
 }
@@ -150,6 +157,15 @@ func (h *host) do(s step) error {
 		h.frozen = s.verb == "freeze" && h.p != nil
 	case "bus":
 		h.busOff = len(s.args) > 0 && s.args[0] == "off"
+	case "jump":
+		if len(s.args) != 1 {
+			return fmt.Errorf("step %s: jump how far?", s)
+		}
+		d, err := time.ParseDuration(s.args[0])
+		if err != nil {
+			return fmt.Errorf("step %s: %w", s, err)
+		}
+		h.jumped += d
 	case "lose":
 		if h.on {
 			h.sys.Lose()

@@ -69,6 +69,7 @@ func (g gate) Grant(ctx context.Context, ttl time.Duration) (id kv.LeaseID, gran
 	if e := g.t.request(ctx, "grant", func() {
 		g.t.w.tick()
 		id, granted, err = g.t.w.mem.Grant(context.Background(), ttl)
+		g.t.p.leases[id] = g.t.w.cluster
 	}); e != nil {
 		return 0, 0, e
 	}
@@ -76,9 +77,15 @@ func (g gate) Grant(ctx context.Context, ttl time.Duration) (id kv.LeaseID, gran
 }
 
 func (g gate) Renew(ctx context.Context, id kv.LeaseID) (err error) {
+	from := g.origin()
 	if e := g.t.request(ctx, "renew", func() {
 		g.t.w.tick()
-		err = g.t.w.mem.Renew(context.Background(), id)
+		if err = g.t.w.mem.Renew(context.Background(), id); err == nil {
+			if err = g.t.p.sameCluster(id); err != nil {
+				_ = g.t.w.mem.Revoke(context.Background(), id) // it has no errors
+				g.t.w.sync(from)
+			}
+		}
 	}); e != nil {
 		return e
 	}

@@ -28,6 +28,13 @@ type Options struct {
 	FeedAnswered bool // a keep-alive counts from its answer
 	LetGoEarly   bool // an agent lets go what has not stopped
 	NoWait       bool // a leader does not wait for a machine that is gone
+	WallClock    bool // leases are counted by a clock that can be set
+	NoSettle     bool // they do not wait when the store is not the one of before
+	NoFloor      bool // tokens are placements' revisions, also where those are of a backup
+	// Obedient hosts carry out what a restored store says before anybody has confirmed it.
+	Obedient bool
+	// Restores makes more seeds with stores set back; it is for the maker only.
+	Restores bool
 }
 
 // machineTTL is the time to live of a registration.
@@ -58,6 +65,11 @@ type world struct {
 	users    int // user operations so far
 	turns    int // of the fair scheduler
 
+	cluster   int       // goes up with each restore
+	confirmed int       // the last one that somebody has confirmed
+	saved     *kv.Saved // the last backup
+	floor     int64     // the revision at which the present cluster began
+
 	facts facts
 	notes []string
 	bad   *Bad
@@ -76,7 +88,7 @@ func newWorld(o Options) *world {
 	start := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 	w := &world{
 		opt: o, log: quiet(), start: start, now: start, rev: 1, snap: fleet.NewSnapshot(), files: map[unit.Hash]bool{},
-		ordersRev: map[fleet.MachineID]int64{}, facts: newFacts(),
+		ordersRev: map[fleet.MachineID]int64{}, facts: newFacts(), cluster: 1, confirmed: 1,
 	}
 	w.mem = kv.NewMemory(func() time.Time { return w.now })
 	for i := 1; i <= o.Hosts; i++ {

@@ -107,21 +107,29 @@ func (r *Registry) LetGo(ctx context.Context, p Presence, of ...fleet.Placement)
 	return nil
 }
 
-// LetAllGo is LetGo for a machine that has stopped all its units, for good.
+// LetAllGo is LetGo for a machine that has stopped all its units, for good. One that is still ordered to run there is kept: the machine may be back, or
+// its fleetd be started again, and run it by that order, before a leader has seen either. Others wait for it then, as for a machine that died.
 func (r *Registry) LetAllGo(ctx context.Context, p Presence) error {
 	kvs, _, err := r.store.Range(ctx, r.under(holders), r.of(placements, p.Machine))
 	if err != nil {
 		return storeErr("let go", err)
 	}
-	rev := map[string]int64{}
+	d, ordered := r.newDecoder(), map[unit.Name]fleet.Placement{}
 	for _, kv := range kvs[1] {
-		rev[kv.Key] = kv.Mod
+		key := fleet.Key{Machine: p.Machine, Unit: unit.Name(strings.TrimPrefix(kv.Key, r.of(placements, p.Machine)))}
+		pl, ok := d.placement(key, kv)
+		if !ok {
+			pl = fleet.Placement{Target: fleet.Launched} // that it cannot be read does not make it harmless
+		}
+		ordered[key.Unit] = pl
 	}
 	var of []fleet.Placement
 	for _, kv := range kvs[0] {
 		n := unit.Name(strings.TrimPrefix(kv.Key, r.under(holders)))
-		if h, ok := r.holder(n, kv); ok && h.Machine == p.Machine {
-			of = append(of, fleet.Placement{Unit: n, Machine: p.Machine, Rev: rev[r.of(placements, p.Machine)+string(n)]})
+		h, ok := r.holder(n, kv)
+		pl, there := ordered[n]
+		if ok && h.Machine == p.Machine && (!there || pl.Target == fleet.Inactive) {
+			of = append(of, fleet.Placement{Unit: n, Machine: p.Machine, Rev: pl.Rev})
 		}
 	}
 	return r.LetGo(ctx, p, of...)

@@ -67,11 +67,17 @@ func testExclusiveUnit(t *testing.T, f *fixture) {
 	held = f.snapshot().Holders["db.service"]
 	f.must(f.Leave(ctx, s.p2))
 	commit(0, place(m1, held.Rev, m2))
-	// A machine that has stopped all lets all go.
+	// A machine that has stopped all lets all go that it is not ordered to run: back again, it would run that.
+	f.must(f.LetAllGo(ctx, s.p1))
+	if f.snapshot().Holders["db.service"].Machine != m1 {
+		t.Fatal("let go, and ordered to run there")
+	}
+	commit(0, s.decide(fleet.Revoke, "db.service", m1))
 	f.must(f.LetAllGo(ctx, s.p1))
 	if len(f.snapshot().Holders) != 0 {
 		t.Fatal(f.snapshot().Holders)
 	}
+	commit(0, s.decide(fleet.Withdraw, "db.service", m1))
 	commit(0, place(m1, 0, ""))
 	free := fleet.Decision{Kind: fleet.Free, Unit: "db.service", Machine: m1, UnitRev: f.snapshot().Units["db.service"].Rev,
 		HolderRev: f.snapshot().Holders["db.service"].Rev, MachineRev: s.p1.Rev}
@@ -105,7 +111,7 @@ func TestHoldersAndBrakeAreWatched(t *testing.T) {
 	if got == nil || got.Machine != m2 || got.Unit != "web@1.service" {
 		t.Fatal(got)
 	}
-	f.must(f.LetAllGo(ctx, s.p2))
+	f.must(f.LetGo(ctx, s.p2, f.snapshot().Placements[fleet.Key{Machine: m2, Unit: "web@1.service"}]))
 	f.want("let go", []fleet.Change{{Deleted: true, Holder: &fleet.Holder{Unit: "web@1.service"}}}, next())
 
 	f.must(f.Resume(ctx)) // nothing to let go

@@ -108,6 +108,9 @@ func (s *Store) Renew(ctx context.Context, id kv.LeaseID) error {
 	defer cancel()
 	res, err := s.c.KeepAliveOnce(one, clientv3.LeaseID(id))
 	if err == nil && !s.sameCluster(id, res.ResponseHeader) {
+		// It was renewed by that, and must not live on: what hangs on it would stand in the way of what comes in its place. If this fails, it is done
+		// the next time.
+		_, _ = s.c.Revoke(one, clientv3.LeaseID(id))
 		return fmt.Errorf("renew lease %x: it was granted by another cluster, which this one was restored from: %w", id, kv.ErrLeaseGone)
 	}
 	return wrap(ctx, fmt.Sprintf("renew lease %x", id), err)
