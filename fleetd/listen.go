@@ -135,6 +135,7 @@ func (h *host) serveAPI(ctx context.Context, listeners []net.Listener) error {
 func (h *host) apiHandler() http.Handler {
 	return api.NewHandler(api.Config{
 		Registry:   h.registry,
+		SnapshotOf: h.registry.SnapshotOf,
 		Explain:    engine.Explain,
 		Restart:    h.registry.Restart,
 		Journal:    h.hosts.readJournal,

@@ -109,18 +109,21 @@ func twice(name string) error {
 	return &fleet.InvalidError{What: "batch", Hint: name + " is named twice"}
 }
 
+func unitNames(words []string) []unit.Name {
+	names := make([]unit.Name, len(words))
+	for i, w := range words {
+		names[i] = unit.Name(w)
+	}
+	return names
+}
+
 // explain says what becomes of the units named, or of every unit that wants a machine and has none.
 func (h *handler) explain(w http.ResponseWriter, r *http.Request, _ string) error {
 	v, err := h.read(r.Context())
 	if err != nil {
 		return err
 	}
-	query := r.URL.Query()["unit"]
-	names := make([]unit.Name, len(query))
-	for i, name := range query {
-		names[i] = unit.Name(name)
-	}
-	out := explanations{Explanations: h.Explain(v.snap, names...)}
+	out := explanations{Explanations: h.Explain(v.snap, unitNames(r.URL.Query()["unit"])...)}
 	if out.Explanations == nil {
 		out.Explanations = []fleet.Explanation{}
 	}

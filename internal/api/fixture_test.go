@@ -42,7 +42,7 @@ func newFixture(t *testing.T) *fixture {
 	f.reg = registry.New(f.mem, "/fleet/", slog.New(slog.DiscardHandler))
 	f.handler = NewHandler(Config{
 		Registry: f.reg, Version: "1.2.3", TokenLimit: 3,
-		Ready: func() error { return f.notYet }, Restart: f.reg.Restart,
+		Ready: func() error { return f.notYet }, Restart: f.reg.Restart, SnapshotOf: f.reg.SnapshotOf,
 		Explain: func(s fleet.Snapshot, names ...unit.Name) []fleet.Explanation {
 			var out []fleet.Explanation
 			if len(names) == 0 {

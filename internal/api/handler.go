@@ -30,6 +30,8 @@ type Registry interface {
 // Config is what a handler is made of. Registry, Explain and Version must be set.
 type Config struct {
 	Registry Registry
+	// SnapshotOf is Registry.Snapshot of some units and all machines, where that is less work; nil: it is not.
+	SnapshotOf func(ctx context.Context, names ...unit.Name) (fleet.Snapshot, error)
 	// Explain says, out of one snapshot, what becomes of units: one answer per name, in order, also for unknown ones; without names,
 	// of every unit that wants a machine and has none.
 	Explain func(s fleet.Snapshot, names ...unit.Name) []fleet.Explanation

@@ -29,6 +29,18 @@ func (h *handler) read(ctx context.Context) (*view, error) {
 	return newView(s), nil
 }
 
+// readOf is read for an answer that is about some units only.
+func (h *handler) readOf(ctx context.Context, names ...unit.Name) (*view, error) {
+	if h.SnapshotOf == nil {
+		return h.read(ctx)
+	}
+	s, err := h.SnapshotOf(ctx, names...)
+	if err != nil {
+		return nil, fmt.Errorf("read the registry: %w", err)
+	}
+	return newView(s), nil
+}
+
 // readPage returns the view for a page: a new one for the first page, the kept one for those after it.
 func (h *handler) readPage(ctx context.Context, page uint16) (*view, error) {
 	h.mu.Lock()
@@ -73,13 +85,14 @@ func (h *handler) listUnits(w http.ResponseWriter, r *http.Request, _ string) er
 }
 
 func (h *handler) texts(w http.ResponseWriter, r *http.Request) error {
-	v, err := h.read(r.Context())
+	names := unitNames(r.URL.Query()["unit"])
+	v, err := h.readOf(r.Context(), names...)
 	if err != nil {
 		return err
 	}
 	var p page
-	for _, name := range r.URL.Query()["unit"] {
-		if u, ok := v.unit(unit.Name(name)); ok {
+	for _, name := range names {
+		if u, ok := v.unit(name); ok {
 			p.Units = append(p.Units, u)
 		}
 	}
@@ -93,6 +106,10 @@ func (h *handler) texts(w http.ResponseWriter, r *http.Request) error {
 func (h *handler) listStates(w http.ResponseWriter, r *http.Request, _ string) error {
 	q := r.URL.Query()
 	machine, name := fleet.MachineID(q.Get("machineID")), unit.Name(q.Get("unitName"))
+	var of []unit.Name
+	if name != "" {
+		of = append(of, name)
+	}
 	return h.list(w, r, func(_ context.Context, v *view, n uint16, p *page) error {
 		if n == 0 {
 			p.States, p.Machines = v.states(machine, name), v.machines()
@@ -100,7 +117,7 @@ func (h *handler) listStates(w http.ResponseWriter, r *http.Request, _ string) e
 		}
 		p.States, p.NextPageToken = cut(v1States(v.states(machine, name)), n, h.TokenLimit)
 		return nil
-	})
+	}, of...)
 }
 
 func (h *handler) listMachines(w http.ResponseWriter, r *http.Request, _ string) error {
@@ -117,17 +134,22 @@ func (h *handler) listMachines(w http.ResponseWriter, r *http.Request, _ string)
 	})
 }
 
-// list answers with one page that fill makes: number n of fleet v1's pages, or with n = 0 everything.
-func (h *handler) list(w http.ResponseWriter, r *http.Request, fill func(ctx context.Context, v *view, n uint16, p *page) error) error {
+// list answers with one page that fill makes: number n of fleet v1's pages, or with n = 0 everything; of some units, if any are named.
+func (h *handler) list(w http.ResponseWriter, r *http.Request, fill func(ctx context.Context, v *view, n uint16, p *page) error, of ...unit.Name) error {
 	var n uint16
 	var v *view
 	var err error
-	if whole(r) {
-		v, err = h.read(r.Context())
-	} else {
+	if !whole(r) {
 		if n, err = pageOf(r.URL.Query(), h.TokenLimit); err != nil {
 			return err
 		}
+	}
+	switch {
+	case len(of) > 0:
+		v, err = h.readOf(r.Context(), of...)
+	case n == 0:
+		v, err = h.read(r.Context())
+	default:
 		v, err = h.readPage(r.Context(), n)
 	}
 	if err != nil {
@@ -137,7 +159,7 @@ func (h *handler) list(w http.ResponseWriter, r *http.Request, fill func(ctx con
 	if err := fill(r.Context(), v, n, &p); err != nil {
 		return err
 	}
-	if n == 1 && p.NextPageToken != "" {
+	if n == 1 && p.NextPageToken != "" && len(of) == 0 {
 		h.keep(v)
 	}
 	reply(w, http.StatusOK, p)

@@ -54,7 +54,11 @@ func (h *handler) restart(w http.ResponseWriter, r *http.Request, _ string) erro
 	if err := json.Unmarshal(b, &in); err != nil {
 		return refuse(http.StatusBadRequest, "unable to decode body: "+err.Error())
 	}
-	v, err := h.read(r.Context())
+	names := make([]unit.Name, len(in.Units))
+	for i, o := range in.Units {
+		names[i] = unit.Name(o.Name)
+	}
+	v, err := h.readOf(r.Context(), names...)
 	if err != nil {
 		return err
 	}

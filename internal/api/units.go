@@ -15,7 +15,7 @@ import (
 
 // one reads the view and the named unit in it.
 func (h *handler) one(ctx context.Context, item string) (*view, Unit, error) {
-	v, err := h.read(ctx)
+	v, err := h.readOf(ctx, unit.Name(item))
 	if err != nil {
 		return nil, Unit{}, err
 	}
