@@ -8,14 +8,17 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/fleet-init/fleet/functional/host"
 	"github.com/fleet-init/fleet/internal/api"
 	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/kv"
 	"github.com/fleet-init/fleet/internal/unit"
 )
 
@@ -25,8 +28,10 @@ const LockPort = 2385
 const (
 	// patience is how long a clerk waits for one answer. Then it is not known whether the request was done.
 	patience = 10 * time.Second
-	// fresh is after how many requests clerks go on with another unit, or group. The judge thinks about each alone.
-	fresh = 60
+	// fresh is after how many requests clerks go on with another unit, or group, and doubtful after how many without an answer. The judge thinks about
+	// each unit alone, and every request without an answer doubles what it has to think about.
+	fresh    = 60
+	doubtful = 5
 )
 
 // Clerks change units' records and take reboot permits, each through any host at any time, and write down what they asked and what they were told.
@@ -38,7 +43,23 @@ type Clerks struct {
 	mu      sync.Mutex // what follows
 	writes  []Write
 	permits []Permit
+	asked   int // requests, so that no value and no holder comes twice
+	unit    topic
+	group   topic
 	bad     error
+}
+
+// topic is the unit, or the group, that all clerks have to do with at present.
+type topic struct{ number, asked, doubts int }
+
+// count counts a request and goes on with another topic when this one has had enough of them.
+func (t *topic) count(known bool) {
+	if t.asked++; !known {
+		t.doubts++
+	}
+	if t.asked >= fresh || t.doubts >= doubtful {
+		*t = topic{number: t.number + 1}
+	}
 }
 
 // Employ starts n clerks of each kind. The seed decides what they ask for, and where. Units are called reg-1.service and so on.
@@ -75,9 +96,10 @@ func (k *Clerks) work(ctx context.Context, luck *rand.Rand, id int, task func(co
 // record writes or reads one unit's record.
 func (k *Clerks) record(ctx context.Context, luck *rand.Rand, h *host.Host, id int) {
 	k.mu.Lock()
-	n := len(k.writes)
+	k.asked++
+	n, number := k.asked, k.unit.number
 	k.mu.Unlock()
-	w := Write{Client: id, Key: fmt.Sprintf("reg-%d.service", 1+n/fresh), Read: luck.IntN(2) == 0}
+	w := Write{Client: id, Key: fmt.Sprintf("reg-%d.service", number), Read: luck.IntN(2) == 0}
 	if !w.Read {
 		w.Value = fmt.Sprintf("%d of clerk %d, %s", n, id, []fleet.TargetState{fleet.Inactive, fleet.Loaded}[luck.IntN(2)])
 	}
@@ -90,18 +112,25 @@ func (k *Clerks) record(ctx context.Context, luck *rand.Rand, h *host.Host, id i
 	} else {
 		err = writeRecord(ctx, h, w.Key, w.Value)
 	}
-	var said *api.Error
-	refused := errors.As(err, &said) && slices.Contains([]int{http.StatusBadRequest, http.StatusNotFound, http.StatusRequestEntityTooLarge}, said.Code)
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	var said *api.Error
 	switch {
 	case err == nil:
 		w.Return = Now()
-	case refused:
-		k.bad = errors.Join(k.bad, fmt.Errorf("%s of %s through %s: %w", w.Value, w.Key, h.Name, err))
+	case w.Read, errors.Is(err, kv.ErrNoSpace), unasked(err):
+		return // tells nothing, or was surely not done
+	case errors.As(err, &said) && slices.Contains([]int{http.StatusBadRequest, http.StatusNotFound, http.StatusRequestEntityTooLarge}, said.Code):
+		k.bad = errors.Join(k.bad, fmt.Errorf("write %q to %s through %s: %w", w.Value, w.Key, h.Name, err))
 		return
 	}
+	k.unit.count(w.Known())
 	k.writes = append(k.writes, w)
+}
+
+// unasked tells whether nobody was there to take the request.
+func unasked(err error) bool {
+	return errors.Is(err, host.ErrOff) || errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH)
 }
 
 // ReadRecord reads a unit's record as one value: its description and its target state. "": there is no such unit.
@@ -159,9 +188,10 @@ func client(h *host.Host) (*api.Client, error) {
 // answer was lost must not be mistaken for a later one.
 func (k *Clerks) permit(ctx context.Context, luck *rand.Rand, h *host.Host, id int) {
 	k.mu.Lock()
-	n := len(k.permits)
+	k.asked++
+	n, number := k.asked, k.group.number
 	k.mu.Unlock()
-	p := Permit{Client: id, Group: fmt.Sprintf("drill-%d", 1+n/fresh), Holder: fmt.Sprintf("clerk-%d-%d", id, n)}
+	p := Permit{Client: id, Group: fmt.Sprintf("drill-%d", number), Holder: fmt.Sprintf("clerk-%d-%d", id, n)}
 	if got := k.ask(ctx, h, p); got == full {
 		return
 	}
@@ -201,7 +231,11 @@ func (k *Clerks) ask(ctx context.Context, h *host.Host, p Permit) answer {
 	req.Header.Set("Fleet-Lock-Protocol", "true")
 	p.Call = Now()
 	code, kind := 0, struct{ Kind, Value string }{}
-	if resp, err := k.cluster.HTTP().Do(req); err == nil {
+	resp, err := k.cluster.HTTP().Do(req)
+	if unasked(err) {
+		return unknown
+	}
+	if err == nil {
 		code = resp.StatusCode
 		_ = json.NewDecoder(resp.Body).Decode(&kind) // nothing stands in an answer of 200
 		_ = resp.Body.Close()
@@ -218,6 +252,7 @@ func (k *Clerks) ask(ctx context.Context, h *host.Host, p Permit) answer {
 	case code == http.StatusBadRequest:
 		k.bad = errors.Join(k.bad, fmt.Errorf("%s of %s for %s: %s", path, p.Group, p.Holder, kind.Value))
 	}
+	k.group.count(p.Known())
 	k.permits = append(k.permits, p)
 	switch {
 	case p.Full:
