@@ -390,13 +390,17 @@ func (u *updating) looksGood(h *host.Host) {
 		out, err := h.Run(u.ctx, "systemctl", "is-active", "boot-complete.target", "update-engine-gate.service")
 		return orElse(err, need(out == "active\nactive\n", out))
 	})
+	// Between two checks: it may be at one just now.
+	u.wait("the old interface's word for idle", func() error {
+		out, err := h.Run(u.ctx, "busctl", "call", "com.coreos.update1", "/com/coreos/update1", "com.coreos.update1.Manager", "GetStatus")
+		return orElse(err, need(strings.Contains(out, `"UPDATE_STATUS_IDLE" "0.0.0" 0`), out))
+	})
 	h.Must(u.rig.t, "journalctl", "--sync")
 	for want, argv := range map[string][]string{
-		`"UPDATE_STATUS_IDLE" "0.0.0" 0`: {"busctl", "call", "com.coreos.update1", "/com/coreos/update1", "com.coreos.update1.Manager", "GetStatus"},
-		`s "2.0.0"`:                      {"busctl", "get-property", "com.coreos.update1", "/com/coreos/update1", "com.coreos.update1.Manager", "Running"},
-		"2.0.0 staged":                   {"journalctl", "--no-pager", "MESSAGE_ID=5c1b7f3f2a6c4d0e9f0b6f6f3f0a7d11"},
-		": rebooting into 2.0.0":         {"journalctl", "--no-pager", "MESSAGE_ID=0f5a0c9e7b5e4b6e8d3c1a2b4c5d6e22"},
-		"2.0.0 has proven itself":        {"journalctl", "--no-pager", "MESSAGE_ID=9d8e7c6b5a494f3e8d2c1b0a9f8e7d33"},
+		`s "2.0.0"`:               {"busctl", "get-property", "com.coreos.update1", "/com/coreos/update1", "com.coreos.update1.Manager", "Running"},
+		"2.0.0 staged":            {"journalctl", "--no-pager", "MESSAGE_ID=5c1b7f3f2a6c4d0e9f0b6f6f3f0a7d11"},
+		": rebooting into 2.0.0":  {"journalctl", "--no-pager", "MESSAGE_ID=0f5a0c9e7b5e4b6e8d3c1a2b4c5d6e22"},
+		"2.0.0 has proven itself": {"journalctl", "--no-pager", "MESSAGE_ID=9d8e7c6b5a494f3e8d2c1b0a9f8e7d33"},
 		"fleet_update_last_successful_check_timestamp_seconds 1.": {"update-engine", "metrics"},
 		"rebooting into 2.0.0":           {"update-engine", "history"},
 		"slot b 2.0.0, good, boots next": {"update-engine", "status"},
