@@ -116,6 +116,11 @@ func parse(rec caRecord, rev int64) (State, error) {
 
 // Watch calls each with the CA as it is and after every change, until ctx ends or the store says that it must be called again.
 func (a *Authority) Watch(ctx context.Context, each func(State)) error {
+	// The store's revision, not the record's: that is as old as the cluster, and its history is forgotten.
+	_, rev, err := a.store.Range(ctx, a.caKey())
+	if err != nil {
+		return fmt.Errorf("read the cluster's CA: %w", unreachable(err))
+	}
 	s, err := a.State(ctx)
 	if err != nil {
 		return err
@@ -123,12 +128,15 @@ func (a *Authority) Watch(ctx context.Context, each func(State)) error {
 	each(s)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for b := range a.store.Watch(ctx, s.Rev+1, a.caKey()) {
+	for b := range a.store.Watch(ctx, rev+1, a.caKey()) {
 		if b.Err != nil {
 			return b.Err
 		}
 		for _, e := range b.Events {
 			var rec caRecord
+			if e.Mod <= s.Rev {
+				continue // told already: it came between the two reads
+			}
 			if e.Delete || json.Unmarshal(e.Value, &rec) != nil {
 				continue // State says so to whoever needs it
 			}
@@ -152,7 +160,7 @@ func (a *Authority) issue(ctx context.Context, s State, r pki.Request, id pki.Id
 	}
 	// The authorities themselves are no part of a chain, but tokens pin them by their hash and learn them from the handshake.
 	g.Chain = append(g.Chain, s.Bundle...)
-	note := issuedRecord{V: 1, Role: id.Role, Generation: s.Generation, Serial: cert.SerialNumber.Text(16), NotAfter: cert.NotAfter, At: a.now()}
+	note := issuedRecord{V: 1, Role: id.Role, Generation: s.Generation, Serial: cert.SerialNumber.Text(16), Key: r.KeyHash(), NotAfter: cert.NotAfter, At: a.now()}
 	if _, _, err := a.store.Txn(ctx, nil, []kv.Op{put(a.issuedKey(id), note)}); err != nil {
 		return Grant{}, fmt.Errorf("note the certificate of %s: %w", id, err)
 	}
@@ -164,6 +172,7 @@ type issuedRecord struct {
 	Role       pki.Role  `json:"role"`
 	Generation int       `json:"generation"`
 	Serial     string    `json:"serial"`
+	Key        string    `json:"key,omitempty"` // hash of its key; empty: noted before that was noted
 	NotAfter   time.Time `json:"notAfter"`
 	At         time.Time `json:"at"`
 }

@@ -79,6 +79,50 @@ func (r *rig) says(what string, err error, words string) {
 	}
 }
 
+// A token for hosts lets nobody take the place of a machine that is there: of a new machine any ID is believed, of an old one its key.
+func TestAMachineIsWhoHasItsKey(t *testing.T) {
+	r := newRig(t)
+	many := r.token(Token{Role: pki.Host, Uses: 100}, 365*24*time.Hour)
+	text := request(t)
+	if _, err := r.join(many, h2, text); err != nil {
+		t.Fatal(err)
+	}
+	for machine, who := range map[string]string{h2: "a host that joined", h1: "the first host, which made its certificate itself"} {
+		_, err := r.join(many, machine, request(t))
+		r.says(who, err, "fleetctl join-token create --name "+machine)
+		if !errors.Is(err, fleet.ErrForbidden) {
+			t.Errorf("%s: %v is no refusal", who, err)
+		}
+	}
+	again := r.token(Token{Role: pki.Host, Uses: 1}, time.Hour)
+	if _, err := r.join(again, h2, text); err != nil {
+		t.Errorf("with its key, by another token: %v", err)
+	}
+	if list, err := r.Tokens(t.Context()); err != nil || list[len(list)-1].Used != 1 {
+		t.Errorf("refusals used the token up: %+v %v", list, err)
+	}
+
+	anew := r.token(Token{Role: pki.Host, Name: h2, Uses: 1}, time.Hour)
+	_, err := r.join(anew, h3, request(t))
+	r.says("another machine by a token for one", err, "it is for machine "+h2)
+	g, err := r.join(anew, h2, request(t))
+	if err != nil || g.Identity.Name != h2 {
+		t.Errorf("set up anew, by a token made for it: %+v %v", g.Identity, err)
+	}
+	_, err = r.join(many, h2, text)
+	if err != nil {
+		t.Errorf("who has joined by this token before: %v", err)
+	}
+	_, _, err = r.Create(t.Context(), Token{Role: pki.Host, Name: "h2", Uses: 1}, time.Hour, []string{"x"})
+	r.says("a name that is no machine ID", err, "whose machine ID")
+
+	// One that was away until its certificate had ended is as good as new.
+	r.clock = r.clock.Add(300 * 24 * time.Hour)
+	if _, err := r.join(many, h2, request(t)); err != nil {
+		t.Errorf("after the end of its certificate: %v", err)
+	}
+}
+
 func TestATokenIsGoodAsOftenAndAsLongAsItSays(t *testing.T) {
 	r := newRig(t)
 	twice := r.token(Token{Role: pki.Host, Uses: 2}, time.Hour)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fleet-init/fleet/internal/fleet"
@@ -61,6 +62,11 @@ func (a *Authority) redeem(ctx context.Context, j Join, key string) (pki.Identit
 		if err := a.spent(rec); err != nil {
 			return pki.Identity{}, err
 		}
+		if rec.Role == pki.Host {
+			if err := a.claim(ctx, rec, j.Machine, key); err != nil {
+				return pki.Identity{}, err
+			}
+		}
 		rec.Used++
 		rec.Keys = append(rec.Keys, key)
 		if len(rec.Keys) > 64 {
@@ -75,6 +81,40 @@ func (a *Authority) redeem(ctx context.Context, j Join, key string) (pki.Identit
 		}
 	}
 	return pki.Identity{}, fmt.Errorf("join: %w: many join at once: try again", fleet.ErrConflict)
+}
+
+// claim refuses a machine ID to who only says that it is his: one that has joined already is for whoever has its key, or a token that was made for it.
+// key begins with the hash of the key that asks.
+func (a *Authority) claim(ctx context.Context, token tokenRecord, machine, key string) error {
+	if token.Name == machine {
+		return nil // an admin's word
+	}
+	if token.Name != "" {
+		return fmt.Errorf("join token %s: %w: it is for machine %s, and this is %s", token.ID, fleet.ErrForbidden, token.Name, machine)
+	}
+	var note issuedRecord
+	var seats seatsRecord
+	note, noted, err := get[issuedRecord](ctx, a.store, a.issuedKey(pki.Identity{Role: pki.Host, Name: machine}))
+	if err == nil {
+		seats, _, err = get[seatsRecord](ctx, a.store, a.seatsKey())
+	}
+	if err != nil {
+		return fmt.Errorf("join: %w", err)
+	}
+	// The first host has made its certificate itself, of which there is no note until it renews it.
+	_, first := seats.Seats[machine]
+	hash, _, _ := strings.Cut(key, " ")
+	if noted == 0 && !first || noted != 0 && (note.Key == hash || !a.now().Before(note.NotAfter)) {
+		return nil
+	}
+	return fmt.Errorf("join: %w: machine %s is in the cluster already, with another key: if this is that machine set up anew, ask for a token made for it "+
+		"(fleetctl join-token create --name %s); if it is a copy of its disk, give it an ID of its own (remove /etc/machine-id, run systemd-machine-id-setup)",
+		fleet.ErrForbidden, machine, machine)
+}
+
+// machineID tells whether s is one as /etc/machine-id has it.
+func machineID(s string) bool {
+	return len(s) == 32 && strings.Trim(s, "0123456789abcdef") == ""
 }
 
 // Renew gives who has a certificate a new one of the same name. A voter stays one as long as it has its seat; a host becomes one by Seat only.

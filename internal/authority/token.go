@@ -17,7 +17,7 @@ import (
 type Token struct {
 	ID      string    `json:"id"`
 	Role    pki.Role  `json:"role"`
-	Name    string    `json:"name,omitempty"`   // of the person it is for
+	Name    string    `json:"name,omitempty"`   // of the person it is for; with role host the one machine ID it is for
 	NoVote  bool      `json:"noVote,omitempty"` // hosts that join by it never vote
 	Uses    int       `json:"uses"`             // how many may join by it in all
 	Used    int       `json:"used"`
@@ -85,7 +85,9 @@ func checkToken(t *Token, ttl time.Duration) error {
 		return &fleet.InvalidError{What: fmt.Sprintf("lifetime %v", ttl), Hint: "use one minute to one year"}
 	}
 	if t.Role == pki.Host {
-		t.Name = ""
+		if t.Name != "" && !machineID(t.Name) {
+			return &fleet.InvalidError{What: fmt.Sprintf("name %q", t.Name), Hint: "a token for hosts is for all of them, or for the one whose machine ID (32 digits, from fleetctl list-machines -l) is its name"}
+		}
 		return nil
 	}
 	if t.NoVote {
