@@ -81,8 +81,14 @@ func (u *updating) block() (free func()) {
 	do := func(verb string) {
 		u.rig.t.Helper()
 		for _, group := range []string{"default", "canary"} {
-			var out map[string]any
-			u.must(ask(u.ctx, path, http.MethodPost, "reboot/"+group, map[string]any{"do": verb, "id": "somebody"}, &out))
+			u.wait("fleetd to "+verb+" the permit of "+group, func() error {
+				var out map[string]any
+				err := ask(u.ctx, path, http.MethodPost, "reboot/"+group, map[string]any{"do": verb, "id": "somebody"}, &out)
+				if err != nil && verb == "unlock" && strings.Contains(err.Error(), "404") {
+					return nil // done by an earlier try whose answer came too late
+				}
+				return err
+			})
 		}
 	}
 	do("lock")

@@ -110,7 +110,7 @@ func ask(ctx context.Context, socket, method, path string, in, out any) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	c := http.Client{Transport: &http.Transport{DialContext: unixDialer(socket), DisableKeepAlives: true}}
 	req, err := http.NewRequestWithContext(ctx, method, "http://fleet/fleet/v1/"+path, bytes.NewReader(b))
