@@ -145,6 +145,9 @@ func TestUnitsHaveAddresses(t *testing.T) {
 	if n := a.taken(); n != 0 {
 		t.Errorf("%d addresses taken after del, want none", n)
 	}
+	if out, err := a.netd("netns", "renew"); err != nil || out != "" {
+		t.Errorf("renew without a network: %s, %v", out, err)
+	}
 	if _, err := os.Stat(filepath.Join(nsDir, nsName(name(a)))); err == nil {
 		t.Error("the namespace is still there")
 	}

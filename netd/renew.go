@@ -25,6 +25,9 @@ func (u units) renew(ctx context.Context, out io.Writer) error {
 	for {
 		// Read anew each time: the subnet may change again while a unit takes its time.
 		list, err := u.list()
+		if errors.Is(err, os.ErrNotExist) {
+			return errors.Join(errs...) // the network was cleaned up: there is no other address to be had
+		}
 		if err != nil {
 			return err
 		}
