@@ -25,7 +25,7 @@ import (
 // private to the process once it is written to. The new code asks the kernel, and adds.
 func Clock(pid int, by time.Duration) error {
 	if runtime.GOARCH != "amd64" {
-		return fmt.Errorf("put a process's clock wrong: the code for it is written for amd64, this is %s", runtime.GOARCH)
+		return fmt.Errorf("%w: put a process's clock wrong: the code for it is written for amd64, this is %s", errors.ErrUnsupported, runtime.GOARCH)
 	}
 	mem, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", pid), os.O_RDWR, 0)
 	if err != nil {
@@ -42,6 +42,9 @@ func Clock(pid int, by time.Duration) error {
 	}
 	return stopped(pid, begin, end, func() error {
 		_, err := mem.WriteAt(clockCode(by), at)
+		if errors.Is(err, syscall.EIO) {
+			err = fmt.Errorf("%w: this kernel lets nobody write to code through /proc: %w", errors.ErrUnsupported, err)
+		}
 		return err
 	})
 }

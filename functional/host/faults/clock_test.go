@@ -3,6 +3,7 @@ package faults
 import (
 	"bufio"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,12 +16,6 @@ import (
 func TestClockOfOneProcess(t *testing.T) {
 	if os.Getenv("FLEET_CLOCK_CHILD") != "" {
 		tellTime()
-		return
-	}
-	if runtime.GOARCH != "amd64" {
-		if err := Clock(os.Getpid(), time.Hour); err == nil {
-			t.Error("it works without the code for it")
-		}
 		return
 	}
 	self, err := os.Executable()
@@ -48,7 +43,10 @@ func TestClockOfOneProcess(t *testing.T) {
 	fmt.Fprintln(in, "?")
 	lines.Scan() // it runs
 	for _, by := range []time.Duration{24 * time.Hour, -2 * time.Hour, 0} {
-		if err := Clock(cmd.Process.Pid, by); err != nil {
+		if err := Clock(cmd.Process.Pid, by); errors.Is(err, errors.ErrUnsupported) {
+			t.Log(err)
+			return
+		} else if err != nil {
 			t.Fatal(err)
 		}
 		fmt.Fprintln(in, "?")

@@ -15,7 +15,8 @@ import (
 )
 
 // SlowDisk lets a host's fleetd write to disk only so many times a second, until restore is called. With one write a second a commit of the store takes a
-// second or more. A fleetd that is restarted meanwhile is as fast as ever where the machine has version 1 of control groups; call it again then.
+// second or more. A fleetd that is restarted meanwhile is as fast as ever where the machine has version 1 of control groups; call it again then. A machine
+// that cannot limit it is errors.ErrUnsupported.
 func SlowDisk(h *host.Host, writes int) (restore func() error, err error) {
 	pid, err := FleetdPID(h)
 	if err != nil {
@@ -41,7 +42,7 @@ func diskOf(pid int) (string, error) {
 	id := fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
 	path, err := filepath.EvalSymlinks("/sys/dev/block/" + id)
 	if err != nil {
-		return "", fmt.Errorf("the hosts' disks are on no block device (%s): %w", id, err)
+		return "", fmt.Errorf("%w: the hosts' disks are on no block device (%s): %w", errors.ErrUnsupported, id, err)
 	}
 	if exists(path + "/partition") { // limits are for whole disks
 		path = filepath.Dir(path)
@@ -55,7 +56,7 @@ func slowV1(dir, disk string, pid, writes int) (func() error, error) {
 	back := dir + groupOf(pid, "blkio")
 	slow := filepath.Join(dir, "fleet-host-slow-"+strconv.Itoa(pid))
 	if err := os.Mkdir(slow, 0o755); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
 	}
 	restore := func() (err error) {
 		for range 1000 { // what it started is in there, too
@@ -83,7 +84,7 @@ func slowV1(dir, disk string, pid, writes int) (func() error, error) {
 func slowV2(disk string, pid, writes int) (func() error, error) {
 	dir := "/sys/fs/cgroup" + groupOf(pid, "")
 	if !exists(dir + "/io.max") {
-		return nil, fmt.Errorf("%s has no io.max: the io controller is not passed on to hosts here", dir)
+		return nil, fmt.Errorf("%w: %s has no io.max: the io controller is not passed on to hosts here", errors.ErrUnsupported, dir)
 	}
 	restore := func() error {
 		if !exists(dir) {
