@@ -245,3 +245,15 @@ func TestDriveThatCannotBeMounted(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A server that nobody can reach is not one without a document: the host would become another.
+func TestServerThatIsNotThere(t *testing.T) {
+	s := httptest.NewServer(nil)
+	s.Close()
+	said := 0
+	c := client(t)
+	c.Say = func(string, ...any) { said++ }
+	if _, err := URL(c, s.URL+"/doc", "").Fetch(t.Context()); err == nil || errors.Is(err, ErrNone) || !strings.Contains(err.Error(), s.URL+"/doc") || said != c.Tries-1 {
+		t.Errorf("%v, said %d times", err, said)
+	}
+}
