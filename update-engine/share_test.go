@@ -16,7 +16,9 @@ import (
 	"time"
 
 	"github.com/fleet-init/fleet/internal/fleet"
+	"github.com/fleet-init/fleet/internal/kv"
 	"github.com/fleet-init/fleet/internal/pki"
+	"github.com/fleet-init/fleet/internal/registry"
 	"github.com/fleet-init/fleet/internal/rollout"
 	"github.com/fleet-init/fleet/update-engine/slot"
 	"github.com/fleet-init/fleet/update-engine/update"
@@ -158,5 +160,28 @@ func TestSharingBeginsWithACertificate(t *testing.T) {
 	m.cfg.PeerListen = "192.0.2.1:1" // an address of nobody's
 	if _, err := s.serveHere(t.Context(), m.cfg); err == nil || !strings.Contains(err.Error(), "choose another port") {
 		t.Errorf("an address that this host has not: %v", err)
+	}
+}
+
+// Who is off says nothing any more, and what it said last is still in the store: nobody shall wait for it.
+func TestOnlyHostsThatAreUpAreAskedForFrames(t *testing.T) {
+	store := kv.NewMemory(time.Now)
+	up, gone := fleet.MachineID(strings.Repeat("1", 32)), strings.Repeat("2", 32)
+	c := newCluster(store, "/fleet/", "c", "default", up, "b", slog.New(slog.DiscardHandler), time.Now)
+	if _, err := c.Own(t.Context()); !errors.Is(err, fleet.ErrNotFound) {
+		t.Errorf("a host that has not joined is found: %v", err)
+	}
+	address := netip.MustParseAddrPort("10.0.0.1:2378")
+	_, err := c.registry.Register(t.Context(), registry.Hello{Machine: fleet.Machine{ID: up, IP: address.Addr(), HostAddr: address}, Instance: "i"}, time.Hour)
+	must(t, err)
+	for _, id := range []string{string(up), gone} {
+		must(t, c.rollouts.Publish(t.Context(), rollout.Host{Machine: id, Channel: "c", Peer: "10.0.0.1:2377"}))
+	}
+	list, err := c.Sharing(t.Context())
+	if err != nil || len(list) != 1 || list[0].Machine != string(up) {
+		t.Errorf("%v share: %v", list, err)
+	}
+	if m, err := c.Own(t.Context()); err != nil || m.HostAddr != address {
+		t.Errorf("the others reach this host at %v: %v", m.HostAddr, err)
 	}
 }
