@@ -28,7 +28,7 @@ type trustOptions struct {
 func defineTrust(fs *pflag.FlagSet, o *trustOptions) {
 	fs.StringVar(&o.context, "context", "", "cluster to speak to, of those in fleetctl context list; none: the one in use")
 	fs.StringVar(&o.role, "role", "host", "what the token makes of who has it: host, admin, operator or viewer")
-	fs.StringVar(&o.name, "name", "", "the person the token is for, as it shall stand in the audit; none: the role")
+	fs.StringVar(&o.name, "name", "", "the person the token is for, as it shall stand in the audit (none: the role); with role host the machine ID it is for alone (none: any new one)")
 	fs.DurationVar(&o.ttl, "ttl", 24*time.Hour, "how long the token can be used")
 	fs.IntVar(&o.uses, "uses", 1, "how many may join by the token")
 	fs.BoolVar(&o.noVote, "no-vote", false, "hosts that join by the token never hold the store")

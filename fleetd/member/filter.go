@@ -169,7 +169,8 @@ func (f filter) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 			return nil, err
 		}
 		// A key that is not there may be made, not deleted; nobody else's may be touched.
-		if now == nil && c.values[i] == nil || now != nil && !bytes.Contains(now, []byte(a.MineText)) {
+		free := a.Names != "" && c.values[i] != nil && !bytes.Contains(now, []byte(a.Names))
+		if now == nil && c.values[i] == nil || now != nil && !free && !bytes.Contains(now, []byte(a.MineText)) {
 			return nil, rpctypes.ErrGRPCPermissionDenied
 		}
 	}

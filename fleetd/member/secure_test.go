@@ -113,7 +113,7 @@ func (a *authority) secure(hosts ...*host) {
 					return Access{Read: []Span{{From: "/m/", To: "/m0"}}, Write: []Span{{From: own}}, Mine: []Span{{From: "/subnets/", To: "/subnets0"}},
 						Known: []Span{{From: "/texts/", To: "/texts0"}}, Drop: []Span{{From: "/holders/", To: "/holders0"}},
 						MayKnow:  func(_ context.Context, key string) bool { return key == "/texts/placed" },
-						MineText: c.Subject.CommonName}, nil
+						MineText: c.Subject.CommonName, Names: "of "}, nil
 				}
 				return Access{}, errors.New("no business here")
 			},
@@ -236,7 +236,8 @@ func heldToItsOwn(t *testing.T, standBy, voter *host) {
 	for key, value := range map[string]string{"/secret": "s", "/texts/placed": "t", "/texts/other": "t", "/holders/a": "held by " + standBy.client(), "/holders/b": "x"} {
 		voter.put(key, value)
 	}
-	voter.put("/subnets/theirs", "someone else")
+	voter.put("/subnets/theirs", "of someone else")
+	voter.put("/subnets/reserved", "for an address")
 	lease, err := c.Grant(ctx, 60)
 	if err != nil {
 		t.Fatal(err)
@@ -260,6 +261,7 @@ func heldToItsOwn(t *testing.T, standBy, voter *host) {
 		{"take a free subnet", true, func() error { _, err := c.Put(ctx, "/subnets/mine", "of "+standBy.client()); return err }},
 		{"renew its subnet", true, func() error { _, err := c.Put(ctx, "/subnets/mine", "still of "+standBy.client()); return err }},
 		{"give it back", true, func() error { _, err := c.Delete(ctx, "/subnets/mine"); return err }},
+		{"take one that is nobody's", true, func() error { _, err := c.Put(ctx, "/subnets/reserved", "of "+standBy.client()); return err }},
 		{"revoke its lease", true, func() error { _, err := c.Revoke(ctx, lease.ID); return err }},
 		{"read a text that is placed on it", true, func() error { _, err := c.Get(ctx, "/texts/placed"); return err }},
 		{"read another text", false, func() error { _, err := c.Get(ctx, "/texts/other"); return err }},

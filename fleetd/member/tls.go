@@ -37,7 +37,9 @@ type Access struct {
 	// (Subnet leases: the key is the subnet, the value names the machine.)
 	Mine     []Span
 	MineText string
-	Drop     []Span // may be deleted when their present value holds MineText
+	// Names stands in each value of Mine that names somebody; one without it may be taken (a subnet that is reserved for an address). Empty: none may.
+	Names string
+	Drop  []Span // may be deleted when their present value holds MineText
 }
 
 // Span is a range of keys as etcd has them: From to To (exclusive). To "" is the one key From; To "\x00" is all from From on.

@@ -14,6 +14,10 @@ type Access struct {
 	Read, Write []Span // Write does not include Read
 	Known       []Span // one key at a time, see MayKnow
 	Drop        []Span // may be deleted where the value names the machine
+	// Mine may be written, with a value that names the machine, where there is none, one that names it, or one that names nobody.
+	Mine []Span
+	// Names stands in every value of Mine that names somebody.
+	Names string
 }
 
 // Span is a range of keys from From to To, which does not belong to it.
@@ -34,10 +38,32 @@ func (r *Registry) Access(id fleet.MachineID) Access {
 	}
 	a.Read = append(a.Read, tree(r.prefix+"updates/"), one(r.prefix+"update-orders/"+string(id)))
 	a.Write = append(a.Write, one(r.prefix+"updates/"+string(id)), one(r.prefix+"update-orders/"+string(id)))
-	// Users' own keys, which all hosts share, are whatever is outside.
-	before, after := Span{"\x00", r.prefix}, Span{end(r.prefix), "\x00"}
-	a.Read, a.Write = append(a.Read, before, after), append(a.Write, before, after)
+	// Users' own keys, which all hosts share, are whatever is outside, but for netd's: a machine has its own subnet, and the network's configuration
+	// is an operator's. (Where netd's etcd_prefix is another, its keys are users' own.)
+	outside := []Span{{"\x00", r.prefix}, {end(r.prefix), "\x00"}}
+	a.Read, a.Write = append(a.Read, outside...), append(a.Write, without(outside, tree(network))...)
+	a.Mine, a.Names = []Span{tree(network + "subnets/")}, `"Machine"`
 	return a
+}
+
+// network is where netd keeps its leases, as flannel did.
+const network = "/coreos.com/network/"
+
+// without cuts a hole into spans.
+func without(spans []Span, hole Span) (rest []Span) {
+	for _, s := range spans {
+		if hole.To <= s.From || s.To != "\x00" && s.To <= hole.From {
+			rest = append(rest, s)
+			continue
+		}
+		if s.From < hole.From {
+			rest = append(rest, Span{s.From, hole.From})
+		}
+		if s.To == "\x00" || hole.To < s.To {
+			rest = append(rest, Span{hole.To, s.To})
+		}
+	}
+	return rest
 }
 
 // MayKnow tells whether a machine may read a text: one that a placement of it names.

@@ -4,6 +4,8 @@ import (
 	"log/slog"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/kv"
 	"github.com/fleet-init/fleet/internal/unit"
@@ -47,7 +49,11 @@ func TestAMachineWritesWhatItSaysOfItselfOnly(t *testing.T) {
 		{"/fleet/update-orders/" + string(own), true, true},
 		{"/fleet/update-orders/" + string(other), false, false},
 		{"/fleet/updates/" + string(other), true, false},
-		{"/coreos.com/network/config", true, true},
+		{"/coreos.com/network/config", true, false},
+		{"/coreos.com/network/subnets/10.1.5.0-24", true, false}, // but see Mine
+		{"/coreos.com/network", true, true},
+		{"/coreos.com/network2", true, true},
+		{"/coreos.com/updateengine/rebootlock/semaphore", true, true},
 		{"/a", true, true},
 		{"/z", true, true},
 	} {
@@ -58,8 +64,29 @@ func TestAMachineWritesWhatItSaysOfItselfOnly(t *testing.T) {
 			t.Errorf("writing %s: %v", row.key, got)
 		}
 	}
+	if !inside(a.Mine, "/coreos.com/network/subnets/10.1.5.0-24") || inside(a.Mine, "/coreos.com/network/config") || inside(a.Mine, r.unitKey("a.service")) {
+		t.Error("a machine has its own subnet, and nothing else in that way")
+	}
 	if !inside(a.Known, r.fileKey("00")) || inside(a.Known, "/fleet/pki/ca") {
 		t.Error("texts are to be read by their names, and nothing else")
+	}
+}
+
+func TestHolesInSpans(t *testing.T) {
+	hole := Span{"d", "f"}
+	for _, row := range []struct {
+		name       string
+		spans, out []Span
+	}{
+		{"beside it", []Span{{"a", "d"}, {"f", "\x00"}}, []Span{{"a", "d"}, {"f", "\x00"}}},
+		{"around it", []Span{{"a", "z"}}, []Span{{"a", "d"}, {"f", "z"}}},
+		{"around it, without end", []Span{{"a", "\x00"}}, []Span{{"a", "d"}, {"f", "\x00"}}},
+		{"in it", []Span{{"d", "e"}}, nil},
+		{"over its edges", []Span{{"a", "e"}, {"e", "z"}}, []Span{{"a", "d"}, {"f", "z"}}},
+	} {
+		if diff := cmp.Diff(row.out, without(row.spans, hole)); diff != "" {
+			t.Errorf("%s: %s", row.name, diff)
+		}
 	}
 }
 
