@@ -139,6 +139,8 @@ func (c *completer) values(kind, last string) []string {
 			}
 			return quietly(names, err)
 		})
+	case "metadata":
+		return c.metadata(last)
 	case "files":
 		return unitFiles(last)
 	case "commands":
@@ -167,6 +169,34 @@ func (c *completer) verbs() []string {
 	}
 	first, _, _ := strings.Cut(cmd.args, " ")
 	return strings.Split(first, "|")
+}
+
+// metadata are a machine, and after it what its metadata say, to be changed or taken away.
+func (c *completer) metadata(last string) []string {
+	var given []string
+	for _, word := range c.before {
+		if !strings.HasPrefix(word, "-") {
+			given = append(given, word)
+		}
+	}
+	if len(given) < 2 {
+		return c.values("machines", last)
+	}
+	return c.live(func(client *api.Client) []string {
+		machines, err := client.Machines(c.ctx)
+		if err != nil {
+			return nil
+		}
+		m, err := findMachine(machines, given[1])
+		if err != nil {
+			return nil
+		}
+		var list []string
+		for _, k := range slices.Sorted(maps.Keys(m.Metadata)) {
+			list = append(list, k+"="+m.Metadata[k], k+"-")
+		}
+		return list
+	})
 }
 
 func (c *completer) contexts() []string {

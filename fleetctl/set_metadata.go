@@ -12,7 +12,7 @@ import (
 
 func setMetadataCommand() command {
 	return command{name: "set-metadata", args: "MACHINE KEY=VALUE|KEY-...", summary: "Change what a machine's metadata say, at run time", run: setMetadata,
-		completes: []string{"machines"},
+		completes: []string{"metadata"},
 		about: "KEY=VALUE sets a key, KEY- takes it away, also one that the machine's own fleet.conf says. Units whose\n" +
 			"MachineMetadata= fits no more move, and those that waited for it start. What is set this way stays until it is\n" +
 			"changed, whatever becomes of the machine. MACHINE is the begin of an ID, an address or a host name.",
