@@ -11,7 +11,7 @@ type Keyword struct {
 // Keywords are all options that [X-Fleet] takes, those first that most units need.
 func Keywords() []Keyword {
 	return []Keyword{
-		{"MachineMetadata", "KEY=VALUE", "Only machines with this metadata (metadata= in fleet.conf, or fleetctl metadata) take the unit. " +
+		{"MachineMetadata", "KEY=VALUE", "Only machines with this metadata (metadata= in fleet.conf, or fleetctl set-metadata) take the unit. " +
 			"Of several values for one key any will do; all keys must fit. Several in one line are quoted each: \"rack=7\" \"zone=a\".",
 			[]string{"X-ConditionMachineMetadata"}},
 		{"MachineOf", "UNIT", "The unit goes where that unit is, and follows it. Several lines: where all of them are.", []string{"X-ConditionMachineOf"}},
