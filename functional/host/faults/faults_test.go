@@ -171,15 +171,20 @@ func slowDisk(r *rig) {
 	undo := r.slow(lead)
 	from := r.others(lead)[0]
 	r.write(from, map[string]string{"slow@.service": r.beatUnit("")})
-	r.ctl(from, append([]string{"start"}, instances("slow", 10)...)...)
+	// A request may take longer than fleetctl waits for one, until the others have chosen another leader.
+	r.wait("fleetctl start to succeed", func() error {
+		_, text, err := r.tryCtl(from, append([]string{"start"}, instances("slow", 10)...)...)
+		return need(err == nil, text)
+	})
 	// The host itself may be lost while it lasts: it hears of nothing before its own disk has it.
 	for _, u := range instances("slow", 10) {
 		r.wait(u+" to run", func() error { return need(len(r.log.Runs(u)) > 0, "it does not") })
 	}
 	r.must(undo())
+	r.rest("a slow disk")
 	r.ordered("slow@*", func() {
 		r.ctl(from, append([]string{"destroy"}, instances("slow", 10)...)...)
-		r.rest("a slow disk")
+		r.rest("ten units are destroyed")
 	})
 }
 
