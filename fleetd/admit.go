@@ -48,7 +48,7 @@ func (h *host) access(c *x509.Certificate) (member.Access, error) {
 		machine := fleet.MachineID(id.Name)
 		a := h.registry.Access(machine)
 		return member.Access{
-			Read: spans(a.Read), Write: spans(a.Write), Known: spans(a.Known), Drop: spans(a.Drop), Mine: spans(a.Mine), MineText: id.Name,
+			Read: spans(a.Read), Write: spans(a.Write), Known: spans(a.Known), Drop: spans(a.Drop), Mine: spans(a.Mine), Once: spans(a.Once), MineText: id.Name,
 			Names:   a.Names,
 			MayKnow: func(ctx context.Context, key string) bool { return h.registry.MayKnow(ctx, machine, key) },
 		}, nil

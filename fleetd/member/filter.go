@@ -46,8 +46,9 @@ func within(spans []Span, from, to []byte) bool {
 // claims are single keys that the client may write only if they are its own.
 type claims struct {
 	keys   []string
-	values [][]byte // what it writes there; nil: it deletes
-	known  []string // keys that it may read if it knows of them rightly
+	values [][]byte        // what it writes there; nil: it deletes
+	once   map[string]bool // of keys: they may be new or stay as they are, and need not be its own
+	known  []string        // keys that it may read if it knows of them rightly
 }
 
 // reads, writes and deletes check one operation; a key of Mine is noted in c.
@@ -71,8 +72,15 @@ func (a Access) puts(r *pb.PutRequest, c *claims) bool {
 	if within(a.Write, r.Key, nil) {
 		return true
 	}
-	if r.IgnoreValue || !within(a.Mine, r.Key, nil) || !bytes.Contains(r.Value, []byte(a.MineText)) {
+	once := within(a.Once, r.Key, nil)
+	if r.IgnoreValue || !once && (!within(a.Mine, r.Key, nil) || !bytes.Contains(r.Value, []byte(a.MineText))) {
 		return false
+	}
+	if once {
+		if c.once == nil {
+			c.once = map[string]bool{}
+		}
+		c.once[string(r.Key)] = true
 	}
 	c.keys, c.values = append(c.keys, string(r.Key)), append(c.values, r.Value)
 	return true
@@ -169,6 +177,12 @@ func (f filter) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 			return nil, err
 		}
 		// A key that is not there may be made, not deleted; nobody else's may be touched.
+		if c.once[key] {
+			if now != nil && !bytes.Equal(now, c.values[i]) {
+				return nil, rpctypes.ErrGRPCPermissionDenied
+			}
+			continue
+		}
 		free := a.Names != "" && c.values[i] != nil && !bytes.Contains(now, []byte(a.Names))
 		if now == nil && c.values[i] == nil || now != nil && !free && !bytes.Contains(now, []byte(a.MineText)) {
 			return nil, rpctypes.ErrGRPCPermissionDenied

@@ -216,7 +216,7 @@ func (m *Member) holds() bool {
 // error is one that waiting will not cure (port taken, directory not writable, removed from the cluster, data of another
 // cluster); it says what to do. What may pass (no answer, no quorum) is waited for, see Status.
 func (m *Member) Run(ctx context.Context) error {
-	defer m.client.Close()
+	defer shut(m.client)
 	defer m.http.CloseIdleConnections()
 	if len(m.cfg.Servers) > 0 {
 		return m.external(ctx)

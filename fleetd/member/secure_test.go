@@ -113,7 +113,7 @@ func (a *authority) secure(hosts ...*host) {
 					return Access{Read: []Span{{From: "/m/", To: "/m0"}}, Write: []Span{{From: own}}, Mine: []Span{{From: "/subnets/", To: "/subnets0"}},
 						Known: []Span{{From: "/texts/", To: "/texts0"}}, Drop: []Span{{From: "/holders/", To: "/holders0"}},
 						MayKnow:  func(_ context.Context, key string) bool { return key == "/texts/placed" },
-						MineText: c.Subject.CommonName, Names: "of "}, nil
+						MineText: c.Subject.CommonName, Names: "of ", Once: []Span{{From: "/config"}}}, nil
 				}
 				return Access{}, errors.New("no business here")
 			},
@@ -229,7 +229,7 @@ func heldToItsOwn(t *testing.T, standBy, voter *host) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer shut(c)
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	own := "/m/" + standBy.client()
@@ -262,6 +262,10 @@ func heldToItsOwn(t *testing.T, standBy, voter *host) {
 		{"renew its subnet", true, func() error { _, err := c.Put(ctx, "/subnets/mine", "still of "+standBy.client()); return err }},
 		{"give it back", true, func() error { _, err := c.Delete(ctx, "/subnets/mine"); return err }},
 		{"take one that is nobody's", true, func() error { _, err := c.Put(ctx, "/subnets/reserved", "of "+standBy.client()); return err }},
+		{"configure what nobody has", true, func() error { _, err := c.Put(ctx, "/config", "first"); return err }},
+		{"and the same again", true, func() error { _, err := c.Put(ctx, "/config", "first"); return err }},
+		{"configure it otherwise", false, func() error { _, err := c.Put(ctx, "/config", "other"); return err }},
+		{"remove the configuration", false, func() error { _, err := c.Delete(ctx, "/config"); return err }},
 		{"revoke its lease", true, func() error { _, err := c.Revoke(ctx, lease.ID); return err }},
 		{"read a text that is placed on it", true, func() error { _, err := c.Get(ctx, "/texts/placed"); return err }},
 		{"read another text", false, func() error { _, err := c.Get(ctx, "/texts/other"); return err }},

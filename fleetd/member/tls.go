@@ -39,6 +39,7 @@ type Access struct {
 	MineText string
 	// Names stands in each value of Mine that names somebody; one without it may be taken (a subnet that is reserved for an address). Empty: none may.
 	Names string
+	Once  []Span // may be written where there is nothing yet, or the same again
 	Drop  []Span // may be deleted when their present value holds MineText
 }
 

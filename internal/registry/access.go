@@ -16,6 +16,8 @@ type Access struct {
 	Drop        []Span // may be deleted where the value names the machine
 	// Mine may be written, with a value that names the machine, where there is none, one that names it, or one that names nobody.
 	Mine []Span
+	// Once may be written where there is nothing yet, or the same again.
+	Once []Span
 	// Names stands in every value of Mine that names somebody.
 	Names string
 }
@@ -39,10 +41,10 @@ func (r *Registry) Access(id fleet.MachineID) Access {
 	a.Read = append(a.Read, tree(r.prefix+"updates/"), one(r.prefix+"update-orders/"+string(id)))
 	a.Write = append(a.Write, one(r.prefix+"updates/"+string(id)), one(r.prefix+"update-orders/"+string(id)))
 	// Users' own keys, which all hosts share, are whatever is outside, but for netd's: a machine has its own subnet, and the network's configuration
-	// is an operator's. (Where netd's etcd_prefix is another, its keys are users' own.)
+	// is an operator's, but for the first one: units of old write it on each host before they start flannel. (Where netd's etcd_prefix is another, its keys are users' own.)
 	outside := []Span{{"\x00", r.prefix}, {end(r.prefix), "\x00"}}
 	a.Read, a.Write = append(a.Read, outside...), append(a.Write, without(outside, tree(network))...)
-	a.Mine, a.Names = []Span{tree(network + "subnets/")}, `"Machine"`
+	a.Mine, a.Names, a.Once = []Span{tree(network + "subnets/")}, `"Machine"`, []Span{one(network + "config")}
 	return a
 }
 
