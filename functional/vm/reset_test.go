@@ -53,9 +53,9 @@ END
 // counter helps a machine that sits at a prompt.
 func (r *rig) shortKernel() {
 	r.resume()
-	r.write("/etc/fleet/reboot", "#!/bin/sh\nsync\necho the power goes now >/dev/console\nsleep 10000\n")
-	r.must("update-engine apply >/run/apply.log 2>&1 &")
-	r.await("the power goes now")
+	r.write("/etc/fleet/reboot", "#!/bin/sh\ntouch "+asked+"\n")
+	r.must("update-engine apply >/run/apply.log 2>&1 || { cat /run/apply.log; exit 1; }")
+	r.until("the wish to reboot", "test -e "+asked)
 	r.Kill()
 	r.offline(func(raw string, esp *disk.FAT, _ func(string) disk.Part) {
 		old, err := esp.Open("EFI/fleet/b.efi")

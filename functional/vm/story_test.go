@@ -84,7 +84,7 @@ gate_timeout = %s
 tries = 1
 reboot_command = /etc/fleet/reboot
 `, r.url, gate))
-	r.write("/etc/fleet/reboot", "#!/bin/sh\ntouch /run/asked\n[ -e /run/stay ] || exec systemctl reboot\n")
+	r.write("/etc/fleet/reboot", "#!/bin/sh\ntouch "+asked+"\n[ -e /run/stay ] || exec systemctl reboot\n")
 	// A release that this host's own checks do not like.
 	r.write("/etc/fleet/health.d/10-version", `#!/bin/sh
 grep -q fleet.version=0.5.0 /run/fleet-boot || exit 0
@@ -97,6 +97,9 @@ exit 1
 	r.until("update-engine at rest", `update-engine status | grep -q '^phase *idle'`)
 }
 
+// asked is made by reboot_command, which may write nothing but the daemon's own folders.
+const asked = "/var/lib/update-engine/asked"
+
 // update takes the second release into the other slot, which proves itself.
 func (r *rig) update() {
 	r.t.Helper()
@@ -105,7 +108,7 @@ func (r *rig) update() {
 	r.timed("a release fetched, written, verified", func() {
 		r.must(`update-engine apply >/run/apply.log 2>&1 || { cat /run/apply.log; exit 1; }`)
 	})
-	r.until("the wish to reboot", "test -e /run/asked")
+	r.until("the wish to reboot", "test -e "+asked)
 	if out, err := r.Leave(r.ctx, "rm /run/stay; exec /etc/fleet/reboot"); err != nil {
 		r.t.Fatalf("%v\n%s", err, out)
 	}
