@@ -21,11 +21,10 @@ func status(ctx context.Context, a *app, args []string) int {
 	if !ok {
 		return exitFailed
 	}
-	w, err := a.watch(ctx, names(list))
+	w, err := a.client.Look(ctx, names(list)...)
 	if err != nil {
 		return a.refused("Error retrieving units", err)
 	}
-	w.close()
 	only, code := a.chosenMachines(ctx)
 	if code != exitOK {
 		return code
@@ -34,7 +33,7 @@ func status(ctx context.Context, a *app, args []string) int {
 		if i > 0 {
 			a.printf("\n")
 		}
-		if c := a.statusOf(ctx, w.world, string(u.name), only); code == exitOK {
+		if c := a.statusOf(ctx, w, string(u.name), only); code == exitOK {
 			code = c
 		}
 	}

@@ -28,6 +28,33 @@ type Stream struct {
 // Watch opens a watch on the units named, or on all. With since = 0 everything as it is comes first and then an event with
 // Sync; else what changed after that revision. A revision that is no longer known is kv.ErrCompacted, here or from Next.
 func (c *Client) Watch(ctx context.Context, since int64, names ...string) (*Stream, error) {
+	if since > 0 {
+		return c.open(ctx, "since="+strconv.FormatInt(since, 10), names)
+	}
+	return c.open(ctx, "", names)
+}
+
+// Look reads the units named, or all, as they are: what a watch begins with. Of units that are named fleetd reads nothing else.
+func (c *Client) Look(ctx context.Context, names ...string) (*World, error) {
+	s, err := c.open(ctx, "once=true", names)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	w := NewWorld()
+	for {
+		e, err := s.Next()
+		if err != nil {
+			return nil, err
+		}
+		if w.Apply(e); e.Sync {
+			return w, nil
+		}
+	}
+}
+
+// open opens a watch with one more parameter, if there is one.
+func (c *Client) open(ctx context.Context, more string, names []string) (*Stream, error) {
 	var only map[string]bool
 	path := "watch" + query(names)
 	if len(path) > maxFilter {
@@ -37,12 +64,12 @@ func (c *Client) Watch(ctx context.Context, since int64, names ...string) (*Stre
 			only[n] = true
 		}
 	}
-	if since > 0 {
+	if more != "" {
 		sep := "?"
 		if strings.Contains(path, "?") {
 			sep = "&"
 		}
-		path += sep + "since=" + strconv.FormatInt(since, 10)
+		path += sep + more
 	}
 	ctx, stop := context.WithCancelCause(ctx)
 	if c.timeout > 0 {

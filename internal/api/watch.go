@@ -41,19 +41,31 @@ func (h *handler) watch(w http.ResponseWriter, r *http.Request, _ string) error 
 			return refuse(http.StatusBadRequest, fmt.Sprintf("invalid since %q: give a revision from an earlier answer", q.Get("since")))
 		}
 	}
+	names, once := unitNames(q["unit"]), q.Has("once")
 	ctx, cancel := context.WithTimeout(r.Context(), readLimit) // for the reading; the stream has no end
-	v, err := h.read(ctx)
+	var v *view
+	if once && len(names) > 0 {
+		v, err = h.readOf(ctx, names...) // nothing is followed from there, so that states may be newer
+	} else {
+		v, err = h.read(ctx)
+	}
 	cancel()
 	if err != nil {
 		return err
 	}
 	s := &stream{view: v, w: w, buf: bufio.NewWriterSize(w, 64<<10)}
 	s.enc = json.NewEncoder(s.buf)
-	for _, name := range q["unit"] {
+	for _, name := range names {
 		if s.only == nil {
 			s.only = map[unit.Name]bool{}
 		}
-		s.only[unit.Name(name)] = true
+		s.only[name] = true
+	}
+	if once {
+		s.header()
+		s.tellAll()
+		_ = s.flush() // its error: the client is gone
+		return nil
 	}
 	// The registry reads the machines while it watches, and this view changes: they must not share the map.
 	from := fleet.Snapshot{Rev: v.snap.Rev, Machines: maps.Clone(v.snap.Machines)}
