@@ -76,10 +76,11 @@ func (c *console) await(ctx context.Context, want, never string) (string, error)
 	}
 }
 
-// job is a script as it goes through a terminal, which takes lines of at most 4096 bytes and may mix the kernel's messages into what comes
-// back: both ways it is in base64, between marks that come only once.
+// job is a script as it goes through a terminal, which takes lines of at most 4096 bytes and may mix what the kernel and the journal say into what
+// comes back: both ways it is in base64, between marks that come only once, and an answer that cannot be read is asked for again.
 type job struct {
-	lines      []string
+	lines      []string // run it
+	answer     string   // print status and output of the last that ran
 	begin, end string
 }
 
@@ -96,8 +97,8 @@ func newJob(script string) job {
 		text = text[k:]
 	}
 	// The marks are put together by the shell: an echo of this line does not hold them.
-	j.lines = append(j.lines, fmt.Sprintf("base64 -d /run/vm.in >/run/vm.sh; sh /run/vm.sh >/run/vm.out 2>&1 </dev/null; "+
-		"printf '<''<%d %%d ' $?; base64 -w0 /run/vm.out; printf ' %d>''>\\n'\n", n, n))
+	j.lines = append(j.lines, "base64 -d /run/vm.in >/run/vm.sh; sh /run/vm.sh >/run/vm.out 2>&1 </dev/null; echo $? >/run/vm.status\n")
+	j.answer = fmt.Sprintf("printf '<''<%d %%d ' $(cat /run/vm.status); base64 -w0 /run/vm.out; printf ' %d>''>\\n'\n", n, n)
 	return j
 }
 

@@ -209,6 +209,19 @@ func (r *rig) await(text string) string {
 	return said
 }
 
+// says waits until the VM's console has said something since it was switched on, by whichever hand.
+func (r *rig) says(text string) {
+	r.t.Helper()
+	if err := host.WaitFor(r.ctx, "the console", func(context.Context) error {
+		if said := r.console.all(); !strings.Contains(said, text) {
+			return fmt.Errorf("it does not say %q:\n%s", text, host.Tail(said, 40))
+		}
+		return nil
+	}); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 // timed notes how long something took: "figure: …" lines are what ./build.sh bench prints. No test asserts one.
 func (r *rig) timed(what string, do func()) {
 	r.t.Helper()

@@ -31,15 +31,14 @@ func TestSecureBoot(t *testing.T) {
 	if err := r.Start(r.ctx, ""); err != nil {
 		t.Fatal(err)
 	}
-	if said := r.login(); !strings.Contains(said, "somebody has changed one of the two") {
-		t.Errorf("of a document that is not the one of the command line the console says:\n%s", said)
-	}
+	r.login()
+	r.until("a document that is not the one of the command line", "grep -q 'somebody has changed one of the two' /run/issue.d/60-cloud-config.issue")
+	r.says("somebody has changed one of the two")
 	r.must(`set -e
 		test "$(tail -c 1 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c | od -An -tu1 | tr -d ' ')" = 1
 		grep -q 'fleet.slot=a fleet.version=` + first + `' /run/fleet-boot
 		! grep -q fleet.slot= /proc/cmdline
-		uname -n | grep -x 'fleet-[0-9a-f]*'
-		grep -q 'somebody has changed one of the two' /run/issue.d/60-cloud-config.issue`)
+		uname -n | grep -x 'fleet-[0-9a-f]*'`)
 	r.until("a cluster of one", `test "$(fleetctl list-machines --no-legend | wc -l)" = 1`)
 	r.files(r.releases, map[string]string{page: good})
 	r.must(`systemctl restart cloud-config-network.service && test "$(uname -n)" = from-url && test ! -e /run/issue.d/60-cloud-config.issue && cloud-config status | grep http`)

@@ -226,15 +226,46 @@ func (v *VM) Run(ctx context.Context, script string) (string, error) {
 			return "", err
 		}
 	}
-	text, err := v.console.await(ctx, job.end, starts)
+	out, status, err := v.answer(ctx, job)
 	if err != nil {
 		return "", fmt.Errorf("run %q in the VM: %w", host.Tail(script, 3), err)
 	}
-	out, status, err := job.parse(text)
-	if err == nil && status != 0 {
+	if status != 0 {
 		err = fmt.Errorf("%w with %d: %s: %s", ErrExit, status, host.Tail(script, 3), host.Tail(out, 20))
 	}
 	return out, err
+}
+
+// answer asks for what a job printed until it can be read: something else may have been said in the middle of it.
+func (v *VM) answer(ctx context.Context, j job) (string, int, error) {
+	var last error
+	for range 20 {
+		if err := v.send(j.answer); err != nil {
+			return "", 0, err
+		}
+		for {
+			short, stop := context.WithTimeout(ctx, time.Minute)
+			text, err := v.console.await(short, j.end, starts)
+			stop()
+			if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+				// The script takes long, or its end mark was cut in two.
+				if err := v.send(j.answer); err != nil {
+					return "", 0, err
+				}
+				continue
+			}
+			if err != nil {
+				return "", 0, err
+			}
+			out, status, err := j.parse(text)
+			if err == nil {
+				return out, status, nil
+			}
+			last = err
+			break
+		}
+	}
+	return "", 0, last
 }
 
 // Leave runs a script that makes the VM restart, or has somebody else make it, and returns when the firmware starts it anew. The script need
