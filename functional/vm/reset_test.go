@@ -1,11 +1,13 @@
 package vm
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/fleet-init/fleet/update-engine/disk"
@@ -16,6 +18,7 @@ import (
 func (r *rig) resets(t *testing.T) {
 	// What is told the watchdogs here is what system.conf tells them, only shorter.
 	const manager = "busctl set-property org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager "
+	var taps atomic.Int64
 	const freeze = "echo 1 >/sys/fs/cgroup/init.scope/cgroup.freeze"
 	for name, c := range map[string]struct{ script, says string }{
 		"emergency mode":    {"setsid systemctl --no-block emergency", "This boot has failed"},
@@ -37,7 +40,11 @@ END
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := r.again(t)
-			s.Alone = true
+			// One of its own, off the bridge: the card must find what it had in the snapshot, and all of these have the same address.
+			s.Tap = fmt.Sprintf("tap%d", taps.Add(1))
+			if err := s.makeTap(s.ctx, s.Tap); err != nil {
+				t.Fatal(err)
+			}
 			s.resume()
 			if out, err := s.Leave(s.ctx, c.script); err != nil {
 				t.Fatalf("%v\n%s", err, out)

@@ -30,7 +30,7 @@ const (
 type VM struct {
 	Disk   string // qcow2
 	Drive  string // a second disk, raw and read-only for the VM; "" = none
-	Alone  bool   // its network card hangs on nothing: machines from one snapshot cannot share the bridge's port
+	Tap    string // where its network card hangs: "tap0" is a port of the cluster's bridge
 	Secure bool   // firmware that starts only what is signed by the keys in its variables
 
 	dir string
@@ -60,7 +60,7 @@ func Missing() error {
 
 // New makes a VM whose disk is a copy of an image, grown to size bytes, and puts it on the cluster's bridge. It does not start it.
 func New(ctx context.Context, c *host.Cluster, dir, image string, size int64) (*VM, error) {
-	v := &VM{Disk: filepath.Join(dir, "disk.qcow2"), dir: dir, c: c}
+	v := &VM{Disk: filepath.Join(dir, "disk.qcow2"), Tap: "tap0", dir: dir, c: c}
 	var err error
 	if v.log, err = os.Create(v.path("console.log")); err != nil {
 		return nil, err
@@ -72,12 +72,20 @@ func New(ctx context.Context, c *host.Cluster, dir, image string, size int64) (*
 			return nil, fmt.Errorf("qemu-img: %w: %s", err, out)
 		}
 	}
-	for _, argv := range [][]string{{"ip", "tuntap", "add", "tap0", "mode", "tap"}, {"ip", "link", "set", "tap0", "master", "br0", "up"}} {
-		if _, err := host.Finish(c.Command(ctx, argv[0], argv[1:]...)); err != nil {
-			return nil, err
-		}
+	if err := v.makeTap(ctx, v.Tap, "master", "br0"); err != nil {
+		return nil, err
 	}
 	return v, v.serveDHCP(ctx)
+}
+
+// makeTap makes a network device that one QEMU at a time can have.
+func (v *VM) makeTap(ctx context.Context, name string, set ...string) error {
+	for _, argv := range [][]string{{"tuntap", "add", name, "mode", "tap"}, append(append([]string{"link", "set", name}, set...), "up")} {
+		if _, err := host.Finish(v.c.Command(ctx, "ip", argv...)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // serveDHCP answers on the bridge as a site's router would.
@@ -97,15 +105,12 @@ func (v *VM) path(name string) string { return filepath.Join(v.dir, name) }
 // Start switches the VM on. With a snapshot's name it goes on from there.
 func (v *VM) Start(ctx context.Context, snapshot string) error {
 	// Two processors, since half of all bugs need them; a small cache of translated code, which would else grow without use.
-	machine, code, card := "q35", firmware, "tap,id=n,ifname=tap0,script=no,downscript=no"
-	if v.Alone {
-		card = "hubport,id=n,hubid=0"
-	}
+	machine, code := "q35", firmware
 	args := []string{"-accel", "tcg,thread=multi,tb-size=256", "-smp", "2", "-m", "768", "-cpu", "max", "-nodefaults", "-no-user-config",
 		"-display", "none", "-drive", "if=pflash,format=qcow2,unit=1,file=" + v.path("vars.qcow2"),
 		// The host's memory outlives a killed QEMU: what the guest wrote is on the disk, in the order in which it wrote.
 		"-drive", "if=virtio,format=qcow2,cache=writeback,file=" + v.Disk,
-		"-netdev", card, "-device", "virtio-net-pci,netdev=n,romfile=,mac=" + MAC,
+		"-netdev", "tap,id=n,ifname=" + v.Tap + ",script=no,downscript=no", "-device", "virtio-net-pci,netdev=n,romfile=,mac=" + MAC,
 		"-device", "virtio-rng-pci", "-serial", "stdio", "-qmp", "unix:" + v.path("qmp") + ",server=on,wait=off"}
 	if v.Secure {
 		// The variables are safe from the system only where the firmware alone, in its own mode of the processor, writes them.
