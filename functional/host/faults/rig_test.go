@@ -438,8 +438,8 @@ func (r *rig) ordered(unit string, f func()) {
 func (r *rig) heard(s fleet.Snapshot, since Moment) {
 	r.t.Helper()
 	for key, p := range s.Placements {
-		if p.Target != fleet.Launched {
-			continue
+		if p.Target != fleet.Launched || r.gone[string(key.Machine)] {
+			continue // global units stay placed on machines that are gone
 		}
 		r.wait(fmt.Sprintf("a word of %s on %s", key.Unit, key.Machine.Short()), func() error {
 			return need(slices.ContainsFunc(r.log.Runs(string(key.Unit)), func(x Run) bool {
