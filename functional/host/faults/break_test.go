@@ -211,8 +211,7 @@ func (r *rig) blackout() {
 // noQuorum pauses all voters but two until the others know that they are too few. Nothing is unscheduled by that.
 func (r *rig) noQuorum() {
 	r.t.Helper()
-	list, err := r.members(r.living()[0])
-	r.must(err)
+	list := r.roster(r.living()[0])
 	var voters []*host.Host
 	for _, m := range list.Members {
 		if m.Role == "voter" {

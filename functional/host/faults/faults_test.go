@@ -269,8 +269,7 @@ func paused(r *rig) {
 
 // brake: three of six hosts lose power at once, and with them no majority of the voters.
 func brake(r *rig) {
-	list, err := r.members(r.Host(1))
-	r.must(err)
+	list := r.roster(r.Host(1))
 	var dead, voters []*host.Host
 	for _, m := range list.Members {
 		switch h := r.byID(m.Machine); m.Role {
@@ -341,8 +340,7 @@ func brake(r *rig) {
 // replaced: a host dies for good, and another with its name, and nothing else of it, joins.
 func replaced(r *rig) {
 	first := r.Host(1)
-	list, err := r.members(first)
-	r.must(err)
+	list := r.roster(first)
 	var old *host.Host
 	for _, m := range list.Members {
 		if h := r.byID(m.Machine); m.Role == "voter" && h != first && h != r.Host(4) {

@@ -254,6 +254,16 @@ func (r *rig) members(h *host.Host) (list fleet.StoreMembers, err error) {
 	return list, nil
 }
 
+// roster is members, of a host that answers when it is asked again.
+func (r *rig) roster(h *host.Host) (list fleet.StoreMembers) {
+	r.t.Helper()
+	r.wait("the members, as "+h.Name+" sees them", func() (err error) {
+		list, err = r.members(h)
+		return err
+	})
+	return list
+}
+
 // seats waits until so many vote and stand by, all well, and returns how many voters each zone has ("a2 b2 c1").
 func (r *rig) seats(h *host.Host, voters, standBy int) (zones string) {
 	r.t.Helper()
