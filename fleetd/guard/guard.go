@@ -195,11 +195,11 @@ func (f *Feeder) feed() error {
 	return nil
 }
 
-// Fed tells whether the deadline lies ahead: exclusive units may start.
+// Fed tells whether exclusive units may start: the deadline lies ahead, and nothing is held. What runs while it is held may run on to the deadline.
 func (f *Feeder) Fed() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.now() < f.until
+	return f.now() < f.until && f.now() >= f.held
 }
 
 // Left is the time until the deadline; not positive: it has passed.

@@ -93,6 +93,9 @@ func TestNothingIsFedWhileItIsHeld(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		f.Hold(time.Minute)
 		f.Hold(time.Second) // a shorter one shortens nothing
+		if f.Fed() {
+			t.Error("exclusive units may start while it is held")
+		}
 		must(t, f.Renewed(7, now(), 10*time.Second))
 		if f.Left() != 7*time.Second {
 			t.Errorf("while it was held, %s were added", f.Left()-7*time.Second)

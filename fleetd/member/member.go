@@ -45,8 +45,11 @@ type Config struct {
 	Quota int64 // bytes that the store's file may have on a host; 0: 2 GiB
 	// OriginKey is where the store says which cluster it is and which it was restored from; empty: nowhere.
 	OriginKey string
-	Hosts     func(context.Context) ([]Host, error) `json:"-"`
-	TLS       TLS                                   `json:"-"` // of the two ports; Servers have files of their own above
+	// Stale are beginnings of keys that speak of who is there and who leads, on leases. A store that comes out of a backup begins without them: else
+	// what was decided in the lost time, and is written now, would find all as it expects it.
+	Stale []string
+	Hosts func(context.Context) ([]Host, error) `json:"-"`
+	TLS   TLS                                   `json:"-"` // of the two ports; Servers have files of their own above
 }
 
 // Role is what this host is to the store.

@@ -13,10 +13,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/etcdutl/v3/snapshot"
+	"go.etcd.io/etcd/server/v3/lease"
 
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/pause"
@@ -241,6 +243,39 @@ func (m *Member) beginAnew(ctx context.Context) error {
 	}
 }
 
+// freshen ends the leases that Config.Stale keys hang on, before anybody can reach the store.
+func (v *voting) freshen(ctx context.Context) error {
+	if !v.st.Fresh {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, changeTime)
+	defer cancel()
+	leases, err := v.e.Server.LeaseLeases(ctx, &pb.LeaseLeasesRequest{})
+	if err != nil {
+		return fmt.Errorf("list the leases of a restored cluster: %w", err)
+	}
+	for _, l := range leases.Leases {
+		of, err := v.e.Server.LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: l.ID, Keys: true})
+		if err == nil && slices.ContainsFunc(of.Keys, v.m.stale) {
+			_, err = v.e.Server.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: l.ID})
+		}
+		if err != nil && !errors.Is(err, lease.ErrLeaseNotFound) {
+			return fmt.Errorf("end the leases of a restored cluster: %w", err)
+		}
+	}
+	next := *v.st
+	next.Fresh = false
+	if err := next.save(v.m.cfg.Dir); err != nil {
+		return err
+	}
+	*v.st = next
+	return nil
+}
+
+func (m *Member) stale(key []byte) bool {
+	return slices.ContainsFunc(m.cfg.Stale, func(prefix string) bool { return strings.HasPrefix(string(key), prefix) })
+}
+
 // restore does what was staged, if anything. It can be interrupted anywhere and begun again.
 func (m *Member) restore(st *state, self netip.AddrPort) error {
 	text, err := os.ReadFile(stagedFile(m.cfg.Dir))
@@ -275,7 +310,7 @@ func (m *Member) restore(st *state, self netip.AddrPort) error {
 		m.mu.Unlock()
 		return errors.Join(os.Remove(stagedFile(m.cfg.Dir)), os.RemoveAll(fresh))
 	}
-	next := state{V: 1, From: st.From, Confirm: s.Confirm}
+	next := state{V: 1, From: st.From, Confirm: s.Confirm, Fresh: true}
 	if st.Cluster != "" {
 		next.From = append([]string{st.Cluster}, st.From...)
 	}

@@ -25,6 +25,8 @@ type state struct {
 	// From are the clusters that this one was restored from, the nearest first; Confirm: by somebody who meant it.
 	From    []string `json:"from,omitempty"`
 	Confirm bool     `json:"confirm,omitempty"`
+	// Fresh: out of a backup, and Config.Stale not yet deleted.
+	Fresh bool `json:"fresh,omitempty"`
 	// Took is the one of From that worked, and whose members were taken out for this one.
 	Took string `json:"took,omitempty"`
 }

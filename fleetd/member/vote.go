@@ -249,6 +249,9 @@ func (v *voting) turn(ctx context.Context) error {
 	}
 	v.remember()
 	leads := v.e.Server.Leader() == v.e.Server.MemberID()
+	if err := v.freshen(ctx); err != nil {
+		return err
+	}
 	if err := v.takeRole(ctx, list); err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ var guards = []struct {
 	{"commit: the writer leads", 10, "not leader", func(kind string, g kv.Guard) bool {
 		return kind == "engine" && g.Key == prefix+"leader" && g.Kind == kv.CreateIs
 	}},
-	{"campaign: nobody leads", 170, "", func(kind string, g kv.Guard) bool {
+	{"campaign: nobody leads", 1222, "", func(kind string, g kv.Guard) bool {
 		return kind == "engine" && g.Key == prefix+"leader" && g.Kind == kv.Missing
 	}},
 	{"commit: the unit is as planned on", 1, "unwanted", func(kind string, g kv.Guard) bool {
@@ -35,7 +35,7 @@ var guards = []struct {
 	{"submit: the unit is as read", 10, "", func(kind string, g kv.Guard) bool {
 		return kind[0] == 'u' && under("units/", g) && g.Kind != kv.Exists
 	}},
-	{"register: nobody is", 465, "restless", func(kind string, g kv.Guard) bool {
+	{"register: nobody is", 590, "restless", func(kind string, g kv.Guard) bool {
 		return kind == "presence" && under("machines/", g)
 	}},
 	{"set: the settings are as read", 35, "wish", func(kind string, g kv.Guard) bool {

@@ -160,8 +160,9 @@ type process struct {
 	agentStop bool
 	agentDone bool
 
-	met    int                // cluster for which exclusive units are held down
-	leases map[kv.LeaseID]int // the cluster that each is of
+	met      int // cluster for which exclusive units are held down
+	heldTill time.Time
+	leases   map[kv.LeaseID]int // the cluster that each is of
 
 	departing bool
 	ops       map[string]*userOp

@@ -27,6 +27,7 @@ func (w *world) restore() {
 	w.cluster++
 	w.rev += leap
 	w.mem.Restore(w.saved, w.rev)
+	w.clearStale()
 	w.compacted, w.floor, w.leaderRev = w.rev, w.rev, w.rev
 	w.history = nil
 	w.note("cluster %d from %d", w.cluster, w.rev)
@@ -34,6 +35,23 @@ func (w *world) restore() {
 	for _, h := range w.hosts {
 		w.ordersRev[h.id] = w.rev
 	}
+}
+
+// clearStale is fleetd/member's: what was planned in the lost time must not find its guards as they were.
+func (w *world) clearStale() {
+	kvs, _, err := w.mem.Range(context.Background(), prefix+"leader", prefix+"machines/")
+	if err != nil {
+		panic(err) // the memory store has no faults
+	}
+	if w.opt.KeepStale {
+		return
+	}
+	for _, e := range slices.Concat(kvs...) {
+		if err := w.mem.Revoke(context.Background(), e.Lease); err != nil {
+			panic(err)
+		}
+	}
+	w.rev = w.mem.Rev()
 }
 
 // readAll takes in the whole store, and what the rules remember of what is stored: the past is another one now.
@@ -102,6 +120,7 @@ func (p *process) obeys() bool {
 func (p *process) settleOn() {
 	if p.h.settling && p.h.w.now.Before(p.h.settledAt) && !p.h.w.opt.NoSettle {
 		p.feed.Hold(settleTime())
+		p.heldTill = p.h.w.now.Add(settleTime())
 	}
 }
 

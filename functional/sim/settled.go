@@ -98,6 +98,10 @@ func (w *world) wrong() []string {
 			add("%s is not registered", h.name)
 			continue
 		}
+		if w.now.Before(h.p.heldTill) {
+			add("%s holds its exclusive units down", h.name)
+			continue
+		}
 		if h.p.departing {
 			add("fleetd on %s is about to end", h.name)
 			continue

@@ -30,6 +30,7 @@ type Options struct {
 	NoWait       bool // a leader does not wait for a machine that is gone
 	WallClock    bool // leases are counted by a clock that can be set
 	NoSettle     bool // they do not wait when the store is not the one of before
+	KeepStale    bool // who was there and who led is still in a restored store
 	NoFloor      bool // tokens are placements' revisions, also where those are of a backup
 	// Obedient hosts carry out what a restored store says before anybody has confirmed it.
 	Obedient bool
