@@ -41,6 +41,8 @@ const (
 	conf = "agent_ttl = 4s\ncluster_size = 5\nstore_quota = 48\n"
 	// stated is what docs/reliability.md promises with that: the lease, and what fleetctl status says of the exclusive units below (10.2 s).
 	stated = 15 * time.Second
+	// longest is for how long anything is waited for. It ends a test that hangs, and decides nothing else.
+	longest = 5 * time.Minute
 	// busy is what a machine that does much beside may add. How long it really took is printed.
 	busy = 2 * time.Minute
 )
@@ -114,7 +116,9 @@ func (r *rig) must(err error) {
 
 func (r *rig) wait(what string, check func() error) {
 	r.t.Helper()
-	r.must(host.WaitFor(r.ctx, what, func(context.Context) error { return check() }))
+	ctx, cancel := context.WithTimeout(r.ctx, longest)
+	defer cancel()
+	r.must(host.WaitFor(ctx, what, func(context.Context) error { return check() }))
 }
 
 func need(ok bool, otherwise string) error {
