@@ -100,11 +100,17 @@ func (r *rig) renewed(at map[string]*host.Host, units []string) {
 	inside(map[string]string{})
 	one, two := at[units[0]], at[units[1]]
 	before := r.running(two)[units[1]]
-	one.Must(r.t, "netd", "reserve", "10.5.250.0/24", one.IP)
-	inside(map[string]string{units[0]: "10.5.250.0/24"})
+	// A subnet that is nobody's: machines choose by their IDs, which are of luck.
+	n, all := 250, fmt.Sprint(r.addresses(units...))
+	for strings.Contains(all, fmt.Sprintf("10.5.%d.", n)) {
+		n--
+	}
+	free := fmt.Sprintf("10.5.%d.0/24", n)
+	one.Must(r.t, "netd", "reserve", free, one.IP)
+	inside(map[string]string{units[0]: free})
 	r.journalSays(one, "fleet-netns-renew.service", units[0]+": its address 10.5.")
 	r.same(two, map[string]string{units[1]: before})
-	one.Must(r.t, "netd", "unreserve", "10.5.250.0/24")
+	one.Must(r.t, "netd", "unreserve", free)
 }
 
 // anew has units get all the addresses that their hosts' subnets have for them now: those that they have are good, so that nothing else would
