@@ -44,6 +44,7 @@ func TestOnlyWhoProvesItComesIn(t *testing.T) {
 	r.sub("a host without a vote, from inside", func(r *rig) {
 		withoutVote(r, standBy, voter)
 	})
+	r.sub("the subnet of a host without a vote", func(r *rig) { ownSubnet(r, standBy, voter) })
 	voters := r.others(standBy)
 	r.sub("people", func(r *rig) { people(r, voters[0], voters[2]) })
 	r.sub("a fifth host joins by a token", func(r *rig) { fifth(r, voters[0]) })
