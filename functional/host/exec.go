@@ -77,10 +77,30 @@ func finish(cmd *exec.Cmd, stdin io.Reader, what string) (string, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 2 * time.Second
-	if err := cmd.Run(); err != nil {
+	if err := runOn(cmd); err != nil {
 		return stdout.String(), fmt.Errorf("%s: %w: %s", what, err, Tail(stderr.String(), 10))
 	}
 	return stdout.String(), nil
+}
+
+// runOn runs a command of a process group of its own, and lets nothing stop it. A host that shuts down stops all its processes before it ends them; nsenter
+// sees that, stops itself too, and would wait for ever for somebody to wake it, with the command long dead.
+func runOn(cmd *exec.Cmd) error {
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	end := make(chan error, 1)
+	go func() { end <- cmd.Wait() }()
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case err := <-end:
+			return err
+		case <-t.C:
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGCONT) // whoever runs does not mind
+		}
+	}
 }
 
 // WriteFile writes a file on the host, whether it is on or off, and makes the folders it needs. A file that starts with "#!" is
