@@ -107,6 +107,9 @@ func copyWhole(w io.Writer, r io.Reader) error {
 // company are the other members, if the cluster works; to leave them takes force.
 func (m *Member) company(ctx context.Context, force bool) (others []*pb.Member, err error) {
 	list, _, err := memberList(ctx, m.client)
+	if err != nil && m.led() {
+		return nil, fmt.Errorf("ask for the members, before they are left: %w: try again", explain(err))
+	}
 	if err != nil || len(list) == 1 && hex(list[0].ID) == m.Status().ID {
 		return nil, nil // nobody to leave
 	}
@@ -117,6 +120,13 @@ func (m *Member) company(ctx context.Context, force bool) (others []*pb.Member, 
 		return nil, refuse("this host does not vote: restore on one that does (fleetctl members)")
 	}
 	return slices.DeleteFunc(list, func(mb *pb.Member) bool { return hex(mb.ID) == m.Status().ID }), nil
+}
+
+// led tells whether this voter knows a leader: one that is slow to answer is no cluster without a quorum. A leader without one steps down by itself. A
+// learner takes part in no election, and knows only who led last.
+func (m *Member) led() bool {
+	e := m.server()
+	return e != nil && m.Status().Role == Voter && e.Server.Leader() != 0
 }
 
 // leave takes the others out of a cluster that works.
@@ -162,7 +172,7 @@ func (m *Member) Recover(ctx context.Context) error {
 	if len(m.cfg.Servers) > 0 {
 		return ErrElsewhere
 	}
-	if err := m.ask(ctx); err == nil {
+	if err := m.ask(ctx); err == nil || m.led() {
 		return refuse("the store answers, so it has a quorum: take lost members out with fleetctl members remove")
 	}
 	e := m.server()
