@@ -24,10 +24,15 @@ is "$machine loaded running" "$(body '"\(.machineID) \(.systemdLoadState) \(.sys
 is 40 "$(body '.hash | length')" "length of the hash"
 is 200 "$(api GET "/fleet/v1/state?unitName=c-life.service&machineID=$machine")" "states by unit and machine"
 is 1 "$(body '.states | length')" "states of that unit there"
+is 200 "$(api GET "/fleet/v1/state?unitName=c-life.service&unitName=c-other.service")" "states by two units"
+is 1 "$(body '.states | length')" "states of the first of them"
+is 200 "$(api GET "/fleet/v1/state?unitName=c-other.service&unitName=c-life.service")" "states by two units, the other first"
+is '{}' "$(jq -c . "$PLACE/body")" "states of that"
 is 200 "$(api GET "/fleet/v1/state?machineID=ffffffffffffffffffffffffffffffff")" "states of no machine"
 is '{}' "$(jq -c . "$PLACE/body")" "an empty list"
 
-is 204 "$(put $u '{"desiredState":"loaded"}')" "stop"
+is 204 "$(put $u "{\"desiredState\":\"launched\",\"options\":$OPTIONS}")" "the same options and the same state"
+is 204 "$(put $u "{\"desiredState\":\"loaded\",\"options\":$OPTIONS}")" "stop, with the same options"
 until_is loaded $u .currentState
 until_is inactive /fleet/v1/state/c-life.service .systemdActiveState
 

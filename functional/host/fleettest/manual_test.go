@@ -33,6 +33,7 @@ func TestFleetctlIsAsInFleetsManual(t *testing.T) {
 		{"texts are what systemd and fleet make of them", (*rig).textsOfOld},
 		{"options that cannot stand together", (*rig).refusedTogether},
 		{"aliases are no other unit's name", (*rig).aliasesAndNames},
+		{"many units at once", (*rig).spread},
 		{"metadata from the command line", (*rig).metadataByHand},
 		{"examples of units and of cloud-config", (*rig).examplesOfOld},
 	} {

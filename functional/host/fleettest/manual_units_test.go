@@ -53,6 +53,17 @@ func (r *rig) waitsOrNot() {
 		at := r.places()
 		return need(len(at["b-a.service"])+len(at["b-g.service"]) == 0, fmt.Sprint(at))
 	})
+	// A unit that is destroyed is in the list of states until its machine has stopped it.
+	r.write(h, map[string]string{"b-stops.service": service("ExecStop=/bin/sh -c 'until test -e /run/b-stop; do sleep 0.1; done'\nTimeoutStopSec=infinity\n" + fixed(h))})
+	r.ctl(h, "start", "b-stops.service")
+	r.prints(0, "Destroyed b-stops.service", nil, "destroy", "--no-block", "b-stops.service")
+	r.told(h, "b-stops.service", "loaded deactivating stop")
+	if out := r.ctl(h, "list-unit-files", "--no-legend", "--fields=unit"); strings.Contains(out, "b-stops") {
+		r.t.Errorf("the cluster still knows it: %s", out)
+	}
+	h.Must(r.t, "touch", "/run/b-stop")
+	r.told(h, "b-stops.service", "not told")
+	h.Must(r.t, "rm", "/run/b-stop")
 	// A unit that never gets there: as many times two seconds as one likes. It is where it was sent all the same.
 	r.prints(1, "", []string{"Error waiting for units:", "b-slow.service"}, "start", "--block-attempts=1", "b-slow.service")
 	r.told(h, "b-slow.service", "loaded activating start")
@@ -252,6 +263,32 @@ func (r *rig) aliasesAndNames() {
 	r.ctl(h, "start", "a-two.service")
 	r.prints(1, "", []string{"Alias=a-two.service", "fleetctl destroy a-two.service"}, "start", "a-one.service")
 	r.prints(1, "", []string{"Alias=a-two.service"}, "submit", "a-three.service")
+}
+
+// spread: what is started at once goes to all machines alike.
+func (r *rig) spread() {
+	h := r.Host(1)
+	r.write(h, map[string]string{"e@.service": service("")})
+	r.ctl(h, append([]string{"start"}, instances("e", 6)...)...)
+	on := map[string]int{}
+	for _, at := range r.once(instances("e", 6)...) {
+		on[at.Name]++
+	}
+	if on["h1"] != 3 || on["h2"] != 3 {
+		r.t.Errorf("six units are on %v", on)
+	}
+}
+
+// keptOn looks at a unit whose machine is gone, and that may go nowhere else: lists say where it is, and no address of a machine that has none.
+func (r *rig) keptOn(h, gone *host.Host, unit string) {
+	r.t.Helper()
+	out := r.ctl(h, "list-unit-files", "--no-legend", "--fields=unit,dstate,target")
+	if want := unit + " launched " + short(gone) + "..."; !slices.Contains(strings.Split(words(out), "\n"), want) {
+		r.t.Errorf("%q is not in %s", want, out)
+	}
+	if out := r.ctl(h, "list-units", "--no-legend", "--fields=unit"); slices.Contains(strings.Fields(out), unit) {
+		r.t.Errorf("a machine that is gone tells of %s", unit)
+	}
 }
 
 func (r *rig) metadataByHand() {

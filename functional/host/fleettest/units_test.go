@@ -274,6 +274,7 @@ func TestUnitsGoWhereTheirSectionSays(t *testing.T) {
 	// The sidekicks' machine goes: where their main unit cannot go they do not go either, and come back with it.
 	r.must(r.Host(2).PowerOff(r.ctx))
 	r.machines(r.Host(1), r.Host(3))
+	r.keptOn(h, r.Host(2), "rack.service")
 	for u, on := range r.places() {
 		if strings.HasPrefix(u, "side@") || u == "rack.service" {
 			t.Errorf("%s runs on %v", u, hostNames(on))
