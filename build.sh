@@ -19,7 +19,7 @@ usage() {
 ./build.sh down             remove that cluster and all it made
 ./build.sh bench [PATTERN]  figures beside what bounds them: on hosts (as root), then those in memory that match
 ./build.sh fuzz [SECONDS]   every fuzz target for that long (30)
-./build.sh soak [MINUTES]   host tests, half an hour of random faults on hosts and 10,000 new seeds of the simulation, again and
+./build.sh soak [MINUTES]   host tests, half an hour of random faults on hosts and 100,000 new seeds of the simulation, again and
                             again (60), until one fails; as root
 ./build.sh faults MINUTES [SEED]  only random faults on six hosts, and which promises they broke; as root
 ./build.sh sim FROM-TO      the simulation with these seeds, such as 1-100000
@@ -330,7 +330,7 @@ soak() {
 		say "=== round $round"
 		host_tests -failfast
 		faults 30 "$round"
-		FLEET_SIM_SEEDS=$((10000 * round - 9999))-$((10000 * round)) go test -count=1 -timeout 0 -run TestSeeds ./functional/sim
+		FLEET_SIM_SEEDS=$((100000 * round - 99999))-$((100000 * round)) go test -count=1 -timeout 0 -run TestSeeds ./functional/sim
 		FLEET_SOAK=1 FLEET_CUTS=40 vm_tests -failfast
 	done
 }
