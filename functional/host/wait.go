@@ -10,9 +10,15 @@ import (
 // pause between two looks: short beside what is waited for, long beside what a look costs.
 const pause = 50 * time.Millisecond
 
-// WaitFor calls check until it returns nil, or ctx ends; then the error holds what was waited for and the last answer. An error
-// made by Final ends the wait at once. check gets the same ctx, and should not wait long by itself.
+// patience is far longer than anything that a test waits for takes on a loaded machine, and short beside the time of a whole run: what never
+// comes must not use that up.
+const patience = 10 * time.Minute
+
+// WaitFor calls check until it returns nil, ctx ends or nobody has patience any more; then the error holds what was waited for and the last
+// answer. An error made by Final ends the wait at once. check gets a ctx that ends then too, and should not wait long by itself.
 func WaitFor(ctx context.Context, what string, check func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	begin := time.Now()
