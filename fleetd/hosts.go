@@ -142,7 +142,7 @@ func (h *hosts) handler() http.Handler {
 			return
 		}
 		if who := h.caller(r); who.Role != api.Voter {
-			e := &api.Error{Code: http.StatusForbidden, Message: "this is for voters of the cluster"}
+			e := &api.Error{Code: http.StatusForbidden, Message: "logs and processes are told to hosts with a vote only: ask there, or with access of your own (fleetctl context add)"}
 			api.Reply(w, e.Code, map[string]*api.Error{"error": e})
 			return
 		}

@@ -47,6 +47,9 @@ func (h *handler) processes(w http.ResponseWriter, r *http.Request, item string)
 	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
 	defer cancel()
 	p, err := h.Processes(ctx, v.snap.Machines[id], n)
+	if refusal := (*Error)(nil); errors.As(err, &refusal) && refusal.Code == http.StatusForbidden {
+		return err // this host has no vote, so that another tells it nothing
+	}
 	if err != nil {
 		return refuse(http.StatusBadGateway, "machine "+id.Short()+": "+err.Error())
 	}

@@ -34,6 +34,9 @@ func TestProcessesOfAUnitOnAMachine(t *testing.T) {
 		Explain: func(fleet.Snapshot, ...unit.Name) []fleet.Explanation { return nil },
 		Processes: func(_ context.Context, m fleet.Machine, n unit.Name) (fleet.Processes, error) {
 			if m.ID == m2 {
+				if n == "b.service" {
+					return fleet.Processes{}, refuse(403, "this host has no vote")
+				}
 				return fleet.Processes{}, errors.New("its fleetd does not answer")
 			}
 			return someProcesses(), nil
@@ -50,6 +53,7 @@ func TestProcessesOfAUnitOnAMachine(t *testing.T) {
 		{"processes/a.service", `"mainPID":7`, 200},
 		{"processes/b.service", "say which, with machine=ID", 400},
 		{"processes/b.service?machine=" + string(m1), `"mainPID":7`, 200},
+		{"processes/b.service?machine=" + string(m2), "this host has no vote", 403},
 		{"processes/far.service", "machine 2f2e3d4c: its fleetd does not answer", 502},
 		{"processes/a.service?machine=" + string(m2), "does not have a.service", 404},
 		{"processes/none.service", "does not exist", 404},
