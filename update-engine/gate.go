@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fleet-init/fleet/internal/pause"
 	"github.com/fleet-init/fleet/update-engine/update"
 )
 
@@ -275,12 +276,7 @@ func gateCommand(ctx context.Context, j job) error {
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		t := time.NewTimer(time.Second)
-		select {
-		case <-ctx.Done():
-		case <-t.C:
-		}
-		t.Stop()
+		pause.For(ctx, time.Second)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fleet-init/fleet/internal/pause"
 	"github.com/fleet-init/fleet/internal/rollout"
 	"github.com/fleet-init/fleet/update-engine/slot"
 	"github.com/fleet-init/fleet/update-engine/update"
@@ -173,12 +174,7 @@ func (r *reporter) run(ctx context.Context) error {
 			default:
 			}
 		}
-		t := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-		case <-t.C:
-		}
-		t.Stop()
+		pause.For(ctx, wait)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fleet-init/fleet/internal/pause"
 	"github.com/fleet-init/fleet/internal/pki"
 )
 
@@ -37,7 +38,7 @@ func (s *sharing) serve(ctx context.Context, c Config) error {
 			said = err.Error()
 			s.log.Warn("this host hands no frames on", "err", err)
 		}
-		if !sleep(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			return nil
 		}
 		wait = min(2*wait, late)
@@ -72,7 +73,7 @@ func (s *sharing) serveHere(ctx context.Context, c Config) (began bool, err erro
 	defer cancel()
 	watch.Go(func() {
 		defer cancel()
-		for sleep(ctx, time.Minute) && isOwn(address) {
+		for pause.For(ctx, time.Minute) && isOwn(address) {
 		}
 	})
 	return true, s.serveOn(ctx, l, c)
@@ -95,17 +96,6 @@ func isOwn(address string) bool {
 	a, err := netip.ParseAddrPort(address)
 	own := ownAddrs()
 	return err != nil || len(own) == 0 || slices.Contains(own, a.Addr().Unmap())
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }
 
 // serveOn hands frames on by way of a listener, which it closes.

@@ -26,7 +26,7 @@ func (h *handler) processes(w http.ResponseWriter, r *http.Request, item string)
 	if err != nil {
 		return err
 	}
-	v, err := h.read(r.Context())
+	v, err := h.readOf(r.Context(), n)
 	if err != nil {
 		return err
 	}
