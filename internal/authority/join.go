@@ -112,11 +112,6 @@ func (a *Authority) claim(ctx context.Context, token tokenRecord, machine, key s
 		fleet.ErrForbidden, machine, machine)
 }
 
-// machineID tells whether s is one as /etc/machine-id has it.
-func machineID(s string) bool {
-	return len(s) == 32 && strings.Trim(s, "0123456789abcdef") == ""
-}
-
 // Renew gives who has a certificate a new one of the same name. A voter stays one as long as it has its seat; a host becomes one by Seat only.
 func (a *Authority) Renew(ctx context.Context, who pki.Identity, request []byte) (Grant, error) {
 	r, err := pki.ParseRequest(request)

@@ -85,7 +85,7 @@ func checkToken(t *Token, ttl time.Duration) error {
 		return &fleet.InvalidError{What: fmt.Sprintf("lifetime %v", ttl), Hint: "use one minute to one year"}
 	}
 	if t.Role == pki.Host {
-		if t.Name != "" && !machineID(t.Name) {
+		if t.Name != "" && !pki.IsMachine(t.Name) {
 			return &fleet.InvalidError{What: fmt.Sprintf("name %q", t.Name), Hint: "a token for hosts is for all of them, or for the one whose machine ID (32 digits, from fleetctl list-machines -l) is its name"}
 		}
 		return nil

@@ -81,7 +81,7 @@ func (i Identity) check() error {
 		return fmt.Errorf("certificate of %q: %w: it has no role", i.Name, ErrInvalid)
 	case i.Role != Voter && !slices.Contains(Roles(), i.Role):
 		return fmt.Errorf("certificate of %q: %w: there is no role %q", i.Name, ErrInvalid, i.Role)
-	case i.Role.IsHost() && !isMachine(i.Name):
+	case i.Role.IsHost() && !IsMachine(i.Name):
 		return fmt.Errorf("certificate for host %q: %w: use its machine ID, 32 hex digits", i.Name, ErrInvalid)
 	case !i.Role.IsHost() && !isName(i.Name):
 		return fmt.Errorf("certificate for %q: %w: use a name of at most 64 letters, digits and .-_@", i.Name, ErrInvalid)
@@ -91,7 +91,8 @@ func (i Identity) check() error {
 	return nil
 }
 
-func isMachine(s string) bool {
+// IsMachine tells whether s is a machine ID as /etc/machine-id has it.
+func IsMachine(s string) bool {
 	return len(s) == 32 && strings.Trim(s, "0123456789abcdef") == ""
 }
 
