@@ -123,20 +123,13 @@ func (c *HostClient) url(addr netip.AddrPort) string {
 
 // Journal reads another host's journal, as Config.Journal does.
 func (c *HostClient) Journal(ctx context.Context, addr netip.AddrPort, q fleet.LogQuery, each func(fleet.LogEntry) error) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url(addr)+hostPath+"?"+logValues(q).Encode(), nil)
+	body, err := c.open(ctx, addr, hostPath+"?"+logValues(q).Encode())
 	if err != nil {
-		return fmt.Errorf("ask for logs: %w", err)
+		return err
 	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return fmt.Errorf("its fleetd does not answer: %w", errors.Unwrap(err)) // without the URL, whose question is long
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return readError(resp)
-	}
+	defer body.Close()
 	var told error
-	err = readEntries(resp.Body, each, func(err error) { told = err })
+	err = readEntries(body, each, func(err error) { told = err })
 	if end := (*streamError)(nil); errors.As(err, &end) {
 		return fmt.Errorf("its answer breaks off: %w", end.err)
 	}
@@ -147,6 +140,36 @@ func (c *HostClient) Journal(ctx context.Context, addr netip.AddrPort, q fleet.L
 		return fmt.Errorf("its answer breaks off: %w", errEnded)
 	}
 	return err
+}
+
+// open asks another host for an answer, which is the caller's to close.
+func (c *HostClient) open(ctx context.Context, addr netip.AddrPort, path string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url(addr)+path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("ask another host: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("its fleetd does not answer: %w", errors.Unwrap(err)) // without the URL, whose question may be long
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		return nil, readError(resp)
+	}
+	return resp.Body, nil
+}
+
+// ask gets an answer in JSON.
+func (c *HostClient) ask(ctx context.Context, addr netip.AddrPort, path string, out any) error {
+	body, err := c.open(ctx, addr, path)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if err := json.NewDecoder(body).Decode(out); err != nil {
+		return fmt.Errorf("its fleetd's answer is not understood: %w", err)
+	}
+	return nil
 }
 
 // Close closes idle connections.

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -93,24 +92,4 @@ func (c *HostClient) Processes(ctx context.Context, addr netip.AddrPort, n unit.
 	var p fleet.Processes
 	err := c.ask(ctx, addr, processesPath+"?"+url.Values{"unit": {string(n)}}.Encode(), &p)
 	return p, err
-}
-
-// ask gets an answer in JSON from another host.
-func (c *HostClient) ask(ctx context.Context, addr netip.AddrPort, path string, out any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url(addr)+path, nil)
-	if err != nil {
-		return fmt.Errorf("ask another host: %w", err)
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return fmt.Errorf("its fleetd does not answer: %w", errors.Unwrap(err)) // without the URL, which says nothing more
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return readError(resp)
-	}
-	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
-		return fmt.Errorf("its fleetd's answer is not understood: %w", err)
-	}
-	return nil
 }
