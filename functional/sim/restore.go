@@ -39,7 +39,7 @@ func (w *world) restore() {
 
 // clearStale is fleetd/member's: what was planned in the lost time must not find its guards as they were.
 func (w *world) clearStale() {
-	kvs, _, err := w.mem.Range(context.Background(), prefix+"leader", prefix+"machines/")
+	kvs, _, err := w.mem.Range(context.Background(), registry.Leased(prefix)...)
 	if err != nil {
 		panic(err) // the memory store has no faults
 	}

@@ -62,6 +62,9 @@ const (
 	brake      = "brake"
 )
 
+// Leased are the beginnings of the keys that say who is there and who leads. They hang on leases, with all else that a machine says of itself.
+func Leased(prefix string) []string { return []string{prefix + leader, prefix + machines + "/"} }
+
 // under is the prefix of all keys of a kind.
 func (r *Registry) under(kind string) string { return r.prefix + kind + "/" }
 
