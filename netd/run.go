@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
@@ -208,8 +206,8 @@ func machineID(path string) (string, error) {
 // dialEtcd makes a client; it does not wait for etcd to be there.
 func dialEtcd(c Config) (*clientv3.Client, error) {
 	// Keep-alives find a store that is gone without a word, such as one behind a firewall that forgot us.
-	cfg := clientv3.Config{Endpoints: c.EtcdEndpoints, Username: c.EtcdUsername, Password: c.EtcdPassword, DialTimeout: 5 * time.Second,
-		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second, Logger: zap.NewNop()}
+	cfg := clientv3.Config{Endpoints: c.EtcdEndpoints, DialTimeout: 5 * time.Second, DialKeepAliveTime: 10 * time.Second,
+		DialKeepAliveTimeout: 5 * time.Second, Logger: zap.NewNop()}
 	if len(cfg.Endpoints) == 0 {
 		// Decided once and by something that does not come and go with the daemon: a host that has fleet has this directory.
 		cfg.Endpoints = []string{"unix:///run/fleet/etcd.sock"}
@@ -217,32 +215,12 @@ func dialEtcd(c Config) (*clientv3.Client, error) {
 			cfg.Endpoints = []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}
 		}
 	}
-	// A CA alone is enough for TLS: user and password must not cross the network in the clear because no client certificate is there.
-	if c.EtcdCAFile != "" || c.EtcdCertFile != "" {
-		cfg.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	login := etcd.Login{CAFile: c.EtcdCAFile, CertFile: c.EtcdCertFile, KeyFile: c.EtcdKeyFile, Username: c.EtcdUsername, Password: c.EtcdPassword}
+	var err error
+	if cfg.TLS, err = login.TLS(); err != nil {
+		return nil, err
 	}
-	if c.EtcdCAFile != "" {
-		pem, err := os.ReadFile(c.EtcdCAFile)
-		if err != nil {
-			return nil, fmt.Errorf("read --etcd-cafile: %w", err)
-		}
-		cfg.TLS.RootCAs = x509.NewCertPool()
-		if !cfg.TLS.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, &fleet.InvalidError{What: "--etcd-cafile " + c.EtcdCAFile, Hint: "it holds no certificate in PEM form"}
-		}
-	}
-	if c.EtcdCertFile != "" {
-		pair, err := tls.LoadX509KeyPair(c.EtcdCertFile, c.EtcdKeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("read --etcd-certfile and --etcd-keyfile: %w", err)
-		}
-		cfg.TLS.Certificates = []tls.Certificate{pair}
-	}
-	client, err := clientv3.New(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("make an etcd client: %w", err)
-	}
-	return client, nil
+	return login.Dial(cfg)
 }
 
 // serveWireGuard is the process that carries packets where the kernel cannot. The daemon starts it and it outlives the daemon.

@@ -13,11 +13,11 @@ import (
 	"strings"
 	"time"
 
-	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
 	"github.com/fleet-init/fleet/internal/api"
+	"github.com/fleet-init/fleet/internal/kv/etcd"
 	"github.com/fleet-init/fleet/internal/pki"
 	"github.com/fleet-init/fleet/internal/reboot"
 	"github.com/fleet-init/fleet/internal/rollout"
@@ -84,7 +84,7 @@ func otherStores(ctx context.Context, urls []string, c Config) (store, anything 
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	conf, err := c.storeTLS()
+	conf, err := c.login().TLS()
 	if err != nil {
 		return false, true
 	}
@@ -100,34 +100,14 @@ func otherStores(ctx context.Context, urls []string, c Config) (store, anything 
 	return err == nil, true
 }
 
-// storeTLS is how etcd_servers are spoken to: nil = in the clear.
-func (c Config) storeTLS() (*tls.Config, error) {
-	if c.EtcdCAFile == "" && c.EtcdCertFile == "" {
-		return nil, nil
-	}
-	conf, err := transport.TLSInfo{TrustedCAFile: c.EtcdCAFile, CertFile: c.EtcdCertFile, KeyFile: c.EtcdKeyFile}.ClientConfig()
-	if err != nil {
-		err = fmt.Errorf("read etcd_cafile, etcd_certfile, etcd_keyfile: %w", err)
-	}
-	return conf, err
+// login is how etcd_servers are spoken to.
+func (c Config) login() etcd.Login {
+	return etcd.Login{CAFile: c.EtcdCAFile, CertFile: c.EtcdCertFile, KeyFile: c.EtcdKeyFile, Username: c.EtcdUsername, Password: c.EtcdPassword}
 }
 
-// newEtcd makes a client of a store. What it has to say of its connections it says in errors.
+// newEtcd makes a client of a store; conf nil = in the clear. What it has to say of its connections it says in errors.
 func newEtcd(ctx context.Context, c Config, endpoints []string, conf *tls.Config) (*clientv3.Client, error) {
-	set := clientv3.Config{Endpoints: endpoints, Context: ctx, TLS: conf, Logger: zap.NewNop()}
-	if c.EtcdUsername != "" {
-		// With a user the library logs in before it returns, and fails when the store is down. Given a token that no server knows it logs in
-		// when the first call is refused, as it does whenever a token has run out.
-		set.Token = "none yet"
-	}
-	client, err := clientv3.New(set)
-	if err != nil {
-		return nil, fmt.Errorf("set up the store's client: %w", err)
-	}
-	if c.EtcdUsername != "" {
-		client.Token, client.Username, client.Password = "", c.EtcdUsername, c.EtcdPassword
-	}
-	return client, nil
+	return c.login().Dial(clientv3.Config{Endpoints: endpoints, Context: ctx, TLS: conf, Logger: zap.NewNop()})
 }
 
 func ownAddrs() []netip.Addr {

@@ -126,7 +126,7 @@ func serve(ctx context.Context, c Config, log *slog.Logger) error {
 	}
 	var all *cluster // nil: this host is on its own
 	if inCluster(c) {
-		conf, err := c.storeTLS()
+		conf, err := c.login().TLS()
 		if err != nil {
 			return err
 		}

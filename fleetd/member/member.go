@@ -14,22 +14,21 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	grpcbackoff "google.golang.org/grpc/backoff"
 
+	"github.com/fleet-init/fleet/internal/kv/etcd"
 	"github.com/fleet-init/fleet/internal/pause"
 )
 
 // Config says where the store is and what part this host takes in it.
 type Config struct {
 	// Servers are URLs of an etcd elsewhere. If there are any, there is no member and only Socket of what follows counts.
-	Servers                   []string
-	CAFile, CertFile, KeyFile string // PEM; empty: none
-	Username, Password        string
+	Servers []string
+	Login   etcd.Login // at Servers
 
 	Dir    string // all the member's files are under it; made if it is not there
 	Socket string // unix socket of the store for this host
@@ -303,28 +302,14 @@ func (m *Member) dial(endpoints []string, opts ...grpc.DialOption) (*clientv3.Cl
 			MinConnectTimeout: 3 * time.Second,
 		}))...),
 	}
-	if len(m.cfg.Servers) > 0 {
-		if m.cfg.CAFile != "" || m.cfg.CertFile != "" {
-			info := transport.TLSInfo{TrustedCAFile: m.cfg.CAFile, CertFile: m.cfg.CertFile, KeyFile: m.cfg.KeyFile}
-			t, err := info.ClientConfig()
-			if err != nil {
-				return nil, fmt.Errorf("read etcd_cafile, etcd_certfile, etcd_keyfile: %w", err)
-			}
-			c.TLS = t
-		}
-	}
-	if len(m.cfg.Servers) == 0 || m.cfg.Username == "" {
+	if len(m.cfg.Servers) == 0 {
 		return clientv3.New(c)
 	}
-	// With a user the library logs in before it returns, and fails if the store is down. Given a token that no server knows
-	// it logs in when the first call is refused instead, as it does whenever a token has run out.
-	c.Token = "none yet"
-	client, err := clientv3.New(c)
-	if err != nil {
+	var err error
+	if c.TLS, err = m.cfg.Login.TLS(); err != nil {
 		return nil, err
 	}
-	client.Token, client.Username, client.Password = "", m.cfg.Username, m.cfg.Password
-	return client, nil
+	return m.cfg.Login.Dial(c)
 }
 
 // backoff is how long to wait before try number n (from 0) is repeated.

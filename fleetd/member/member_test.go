@@ -19,6 +19,8 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/fleet-init/fleet/internal/kv/etcd"
 )
 
 func TestFirstHostWithoutConfigurationIsACluster(t *testing.T) {
@@ -429,7 +431,7 @@ func TestExternalEtcd(t *testing.T) {
 func TestExternalEtcdThatIsDown(t *testing.T) {
 	t.Parallel()
 	h := newHosts(t, 1)[0]
-	h.cfg.Servers, h.cfg.Username, h.cfg.Password = []string{"http://" + h.client()}, "root", "secret"
+	h.cfg.Servers, h.cfg.Login = []string{"http://" + h.client()}, etcd.Login{Username: "root", Password: "secret"}
 	h.start()
 	s := h.await("a reason", func(s Status) bool { return s.Doing != "" })
 	if !strings.Contains(s.Doing, "etcd_servers") || s.Ready {
@@ -442,11 +444,10 @@ func TestNewRefusesWhatCannotWork(t *testing.T) {
 	t.Parallel()
 	log := slog.New(slog.DiscardHandler)
 	for want, cfg := range map[string]Config{
-		"set member_ip":   {Join: []string{"a"}, Size: 3},
-		"use 1, 3 or 5":   {Size: 2},
-		"without comma":   {Size: 1, Name: "a,b"},
-		"etcd_cafile":     {Servers: []string{"https://a:1"}, CAFile: "/nonexistent"},
-		"file does not e": {Servers: []string{"https://a:1"}, CAFile: "/nonexistent"},
+		"set member_ip": {Join: []string{"a"}, Size: 3},
+		"use 1, 3 or 5": {Size: 2},
+		"without comma": {Size: 1, Name: "a,b"},
+		"/nonexistent":  {Servers: []string{"https://a:1"}, Login: etcd.Login{CAFile: "/nonexistent"}},
 	} {
 		if _, err := New(cfg, log); err == nil || !strings.Contains(err.Error(), want) && !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s: got %v", want, err)

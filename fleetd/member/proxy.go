@@ -23,7 +23,7 @@ type proxy struct {
 // own is the server of a learner, which says itself how it is; nil without one.
 func (m *Member) newProxy(endpoints []string, own *etcdserver.EtcdServer) (*proxy, error) {
 	var opts []grpc.DialOption
-	if m.cfg.Username == "" {
+	if m.cfg.Login.Username == "" {
 		// Where etcd's own users are in force, callers log in as themselves: hand their tokens on. If fleetd has a user, whoever
 		// may open the socket (root) works with that one's rights. Chained, so that the client's own repetitions stay.
 		opts = append(opts,

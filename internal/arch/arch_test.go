@@ -47,7 +47,7 @@ func law() []rule {
 			"the agent is tested with a fake systemd and a fake registry: it sees both only through its interfaces"},
 		{"fleetd/guard", nil, []string{"golang.org/x/sys"}, "what stops exclusive units must not hang on anything that can fail with fleetd"},
 		{"fleetd/fleet-guard", []string{"fleetd/guard", "internal/run"}, nil, "a process of its own, as small as can be"},
-		{"fleetd/member", vocabulary, append([]string{"golang.org/x/sys", "github.com/prometheus/"}, etcd...),
+		{"fleetd/member", append([]string{"internal/kv/etcd"}, vocabulary...), append([]string{"golang.org/x/sys", "github.com/prometheus/"}, etcd...),
 			"the member is the only place that runs etcd; what is stored in it is the registry's affair"},
 
 		{"internal/kv/etcd", []string{"internal/kv"}, etcd, "the only client of etcd's API besides the member"},
