@@ -73,9 +73,10 @@ func telling() []command {
 				"the command itself come after --. Keys are those of the ssh-agent and the identity files; ~/.ssh/config is\n" +
 				"read. The exit code is the command's, 255 if its end is not known.",
 			example: "fleetctl ssh web@1.service -- df -h /var"},
-		{name: "status", args: "UNIT...", summary: "Show where units are and how they are", run: status, completes: []string{"units"},
+		{name: "status", args: "[UNIT...]", summary: "Show where units are and how they are, or the cluster", run: status, completes: []string{"units"},
 			flags: []string{"lines", "machine", "full"}, quiet: append([]string{"ssh-port"}, blocking()...),
-			about:   "With each unit come its newest log lines. Exits with 3 when a unit is not active, as systemctl does.",
+			about: "With each unit come its newest log lines. Exits with 3 when a unit is not active, as systemctl does. Without a\n" +
+				"name it shows the cluster as a whole, and which units and hosts want to be looked at.",
 			example: "fleetctl status web@1.service"},
 		{name: "verify", args: "UNIT", summary: "Say that units are not signed", run: verify, completes: []string{"units"}, offline: true, hidden: true, example: "fleetctl verify web.service"},
 		{name: "version", summary: "Print the version", run: version, offline: true, example: "fleetctl version"},

@@ -12,10 +12,10 @@ import (
 )
 
 // status prints each unit with its state on each machine that has it. The exit code is the first that is not 0: 3 for a unit
-// that is not active.
+// that is not active. Without a unit it is the cluster as a whole.
 func status(ctx context.Context, a *app, args []string) int {
 	if len(args) == 0 {
-		return exitOK
+		return overview(ctx, a)
 	}
 	list, ok := a.words(args, "Error")
 	if !ok {

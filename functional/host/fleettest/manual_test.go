@@ -188,7 +188,10 @@ func (r *rig) nothingToDo() {
 	for _, c := range []string{"submit", "load", "start", "stop", "unload", "destroy", "restart"} {
 		r.prints(0, "", []string{"No units given"}, c)
 	}
-	r.prints(0, "", nil, "status")
+	// fleet's said nothing here; systemctl's shows the whole.
+	if out := r.ctl(h, "status"); !strings.Contains(out, "State: ") || !strings.Contains(out, "led by ") {
+		r.t.Errorf("fleetctl status:\n%s", out)
+	}
 	for _, c := range []string{"stop", "unload", "destroy"} {
 		r.prints(0, "", []string{"e-none.service", "not found in registry"}, c, "e-none.service")
 	}
