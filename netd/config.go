@@ -133,6 +133,12 @@ func (c Config) check(margin int) error {
 	if c.Resync < time.Second {
 		return bad("iptables-resync", fmt.Sprint(int(c.Resync.Seconds())), "seconds, 1 or more")
 	}
+	if c.HealthPort < 0 || c.HealthPort > 65535 {
+		return bad("healthz-port", fmt.Sprint(c.HealthPort), "a port, or 0 for none")
+	}
+	if c.Verbosity < 0 || c.Verbosity > 99 {
+		return bad("v", fmt.Sprint(c.Verbosity), "0 to 99")
+	}
 	if c.CNIInterface != "bridge" && c.CNIInterface != "ptp" {
 		return bad("cni-interface", c.CNIInterface, "use bridge or ptp")
 	}

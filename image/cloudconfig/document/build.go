@@ -210,7 +210,9 @@ func (r *reader) settings(d *Document, in raw, coreos, ours int) {
 			put(daemon, line, key, values[key])
 		}
 	}
-	r.legacyFleet(in.CoreOS.Fleet, coreos)
+	if in.CoreOS.Fleet["etcd_servers"] != "" {
+		r.say(coreos, Warning, "without it fleetd carries its own store, and hosts join by fleet: {join: TOKEN}", "coreos.fleet.etcd_servers: an etcd of your own is used")
+	}
 	all(Fleetd, coreos, in.CoreOS.Fleet)
 	all(Fleetd, ours, in.Fleet.Fleetd)
 	all(Fleetd, ours, in.Fleet.Etcd)
@@ -221,6 +223,11 @@ func (r *reader) settings(d *Document, in raw, coreos, ours int) {
 		d.Join = token // it is a secret: it goes the way of secrets, and not into a file of settings
 	}
 	delete(d.Settings[Fleetd], "join_token")
+	// flanneld's flag has a shorter name than its setting had.
+	if name, there := in.CoreOS.Flannel["interface"]; there {
+		delete(in.CoreOS.Flannel, "interface")
+		put(Netd, coreos, "iface", name)
+	}
 	all(Netd, coreos, in.CoreOS.Flannel)
 	all(Netd, ours, in.Fleet.Netd)
 	all(Update, ours, in.Fleet.Update)
@@ -230,22 +237,6 @@ func (r *reader) settings(d *Document, in raw, coreos, ours int) {
 			if value != "" {
 				put(Update, ours, key, value)
 			}
-		}
-	}
-}
-
-// legacyFleet names the keys of the old daemon that do nothing any more; fleetd itself takes them.
-func (r *reader) legacyFleet(values map[string]string, line int) {
-	for _, key := range slices.Sorted(maps.Keys(values)) {
-		switch {
-		case !slices.Contains(FleetdKeys(), key):
-			r.say(line, Unknown, meant(key, FleetdKeys()), "coreos.fleet has no setting %q", key)
-			delete(values, key)
-		case key == "verify_units" || key == "authorized_keys_file":
-			r.say(line, Warning, "units are no longer signed", "coreos.fleet.%s has no meaning here", key)
-			delete(values, key)
-		case key == "etcd_servers":
-			r.say(line, Warning, "without it fleetd carries its own store, and hosts join by fleet: {join: TOKEN}", "coreos.fleet.etcd_servers: an etcd of your own is used")
 		}
 	}
 }

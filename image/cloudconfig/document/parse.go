@@ -191,7 +191,7 @@ func (r *reader) node(n *yaml.Node, f field, where string) {
 	switch {
 	case null: // as if the key were not there
 		*n = yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Value: "null", Line: n.Line}
-	case (f.kind == table || f.kind == free) && n.Kind == yaml.MappingNode:
+	case (f.kind == table || f.kind == words) && n.Kind == yaml.MappingNode:
 		r.mapping(n, f, where)
 	case f.kind == list && n.Kind == yaml.SequenceNode:
 		for i, c := range n.Content {
@@ -277,13 +277,6 @@ func (r *reader) mapping(n *yaml.Node, f field, where string) {
 
 // sub is the field that a key stands for.
 func (r *reader) sub(f field, key *yaml.Node, where string) (field, bool) {
-	if f.kind == free {
-		if wrong := f.key(key.Value); wrong != "" {
-			r.say(key.Line, Unknown, wrong, "%s has no setting %q", where, clip(key.Value))
-			return field{}, false
-		}
-		return field{name: key.Value, kind: scalar, check: isLine}, true
-	}
 	i := slices.IndexFunc(f.fields, func(s field) bool { return s.name == key.Value })
 	if i >= 0 {
 		return f.fields[i], true
@@ -331,7 +324,7 @@ func article(k kind) string {
 	switch k {
 	case list:
 		return "a list"
-	case table, free:
+	case table, words:
 		return "a table of keys and values"
 	case flag:
 		return "a boolean"

@@ -73,7 +73,7 @@ func TestWhatIsToldOfBadDocuments(t *testing.T) {
 		{"a number where a table is", "#cloud-config\ncoreos: 5\n", `line 2: error: coreos must be a table of keys and values, not "5"`},
 		{"a word for a boolean", "#cloud-config\ncoreos:\n  units:\n    - name: a.service\n      enable: maybe\n", `line 5: error: coreos.units[0].enable must be a boolean, not "maybe"`},
 		{"a slip", "#cloud-config\nhostnmae: a\n", `line 2: error: unknown key "hostnmae" in the document; did you mean hostname?`},
-		{"a slip in a setting", "#cloud-config\nfleet:\n  fleetd:\n    agent_tll: 5s\n", `line 4: error: fleet.fleetd has no setting "agent_tll"; did you mean agent_ttl?`},
+		{"a slip in a setting", "#cloud-config\nfleet:\n  fleetd:\n    agent_tll: 5s\n", `line 4: error: unknown key "agent_tll" in fleet.fleetd; did you mean agent_ttl?`},
 		{"twice", "#cloud-config\nhostname: a\nhostname: b\n", "line 3: error: hostname twice in the document; it stands on line 2 already"},
 		{"twice, spelled differently", "#cloud-config\nwrite_files: []\nwrite-files: []\n", "line 3: error: write_files twice"},
 		{"under /usr", "#cloud-config\nwrite_files:\n  - path: /usr/bin/x\n", "line 3: error: write_files[0].path cannot be \"/usr/bin/x\"; /usr is not written to"},
@@ -92,6 +92,9 @@ func TestWhatIsToldOfBadDocuments(t *testing.T) {
 		{"anchors", "#cloud-config\nhostname: &a x\n", "YAML anchors and aliases are not read"},
 		{"two documents", "#cloud-config\nhostname: a\n---\nhostname: b\n", "there is more than one YAML document"},
 		{"a window without length", "#cloud-config\ncoreos: {locksmith: {window_start: 'Thu 04:00'}}\n", "window_start without window_length"},
+		{"a setting's value", "#cloud-config\nfleet:\n  fleetd:\n    agent-ttl: soon\n", "line 4: error: fleet.fleetd.agent_ttl cannot be \"soon\"; use a span of time such as 10s or 1m30s, at least 2s"},
+		{"netd's slip", "#cloud-config\nfleet:\n  netd: {ip-mask: true}\n", "line 3: error: unknown key \"ip_mask\" in fleet.netd; did you mean ip_masq?"},
+		{"flannel's value", "#cloud-config\ncoreos:\n  flannel:\n    ip_masq: maybe\n", "line 4: error: coreos.flannel.ip_masq cannot be \"maybe\"; write true or false"},
 		{"etcd2", "#cloud-config\ncoreos:\n  etcd2:\n    discovery: https://x\n", "warning: coreos.etcd2 has no meaning here; the store is built into fleetd"},
 	} {
 		t.Run(row.name, func(t *testing.T) {

@@ -19,7 +19,7 @@ func schemaOf(f field) map[string]any {
 	switch f.kind {
 	case list:
 		s["type"], s["items"] = "array", schemaOf(*f.item)
-	case table:
+	case table, words:
 		props, must := map[string]any{}, []string{}
 		for _, sub := range f.fields {
 			props[sub.name] = schemaOf(sub)
@@ -31,8 +31,6 @@ func schemaOf(f field) map[string]any {
 		if len(must) > 0 {
 			s["required"] = must
 		}
-	case free:
-		s["type"], s["additionalProperties"] = "object", map[string]any{"type": []string{"string", "number", "boolean"}}
 	case flag:
 		s["type"] = "boolean"
 	case mode:

@@ -19,7 +19,7 @@ const (
 	scalar kind = "scalar" // text, number or flag: a setting
 	list   kind = "array"  // of item
 	table  kind = "object" // of fields
-	free   kind = "words"  // a table of scalars whose keys are checked by key
+	words  kind = "words"  // a table of scalars: a daemon's settings
 )
 
 // field is a key that a table may have. Keys are written with "_"; "-" is read as the same.
@@ -27,9 +27,8 @@ type field struct {
 	name   string
 	kind   kind
 	item   *field              // of a list; its name is empty
-	fields []field             // of a table
+	fields []field             // of a table, or of words
 	check  func(string) string // of a scalar: what is wrong with it, or ""
-	key    func(string) string // of free: what is wrong with a key, or ""
 	must   bool                // the table is nothing without it
 	doc    string
 	gone   string // it has no meaning any more: why, and what to do instead
@@ -105,11 +104,11 @@ func coreosFields() []field {
 	const store = "the store is built into fleetd: remove it, and let the host join a cluster with fleet: {join: TOKEN}"
 	return []field{
 		{name: "units", kind: list, item: &field{kind: table, fields: unitFields()}, doc: "systemd units"},
-		{name: "fleet", kind: free, key: isSetting, doc: "settings of fleetd"},
-		{name: "flannel", kind: free, key: isSetting, doc: "settings of netd"},
-		{name: "etcd", kind: free, key: isSetting, gone: store},
-		{name: "etcd2", kind: free, key: isSetting, gone: store},
-		{name: "locksmith", kind: free, key: known(locksmithKeys()), doc: "settings of update-engine under locksmith's names"},
+		{name: "fleet", kind: words, fields: fleetdSettings(), doc: "settings of fleetd"},
+		{name: "flannel", kind: words, fields: join(netdSettings(), plain("interface")), doc: "settings of netd"},
+		{name: "etcd", kind: words, gone: store},
+		{name: "etcd2", kind: words, gone: store},
+		{name: "locksmith", kind: words, fields: locksmithSettings(), doc: "settings of update-engine under locksmith's names"},
 		{name: "update", kind: table, doc: "updates of the host", fields: []field{
 			{name: "reboot_strategy", kind: text, check: oneOf("best-effort", "etcd-lock", "reboot", "off", "permit", "immediate"), doc: "when a new release may boot"},
 			{name: "group", kind: text, check: isWord, doc: "channel that is followed"},
@@ -125,10 +124,10 @@ func coreosFields() []field {
 func fleetFields() []field {
 	return []field{
 		{name: "join", kind: text, check: isToken, doc: "token of fleetctl join-token create: the cluster to join"},
-		{name: "fleetd", kind: free, key: known(FleetdKeys()), doc: "settings of fleetd, as in fleet.conf"},
-		{name: "etcd", kind: free, key: known(storeKeys()), doc: "those of fleetd's settings that are about the store"},
-		{name: "netd", kind: free, key: isSetting, doc: "settings of netd: its flags"},
-		{name: "update", kind: free, key: known(UpdateKeys()), doc: "settings of update-engine, as in update.conf"},
+		{name: "fleetd", kind: words, fields: fleetdSettings(), doc: "settings of fleetd, as in fleet.conf"},
+		{name: "etcd", kind: words, fields: storeSettings(), doc: "those of fleetd's settings that are about the store"},
+		{name: "netd", kind: words, fields: netdSettings(), doc: "settings of netd: its flags"},
+		{name: "update", kind: words, fields: updateSettings(), doc: "settings of update-engine, as in update.conf"},
 		{name: "reboot", kind: table, doc: "when this host may reboot into a new release", fields: []field{
 			{name: "strategy", kind: text, check: oneOf("permit", "immediate", "off", "etcd-lock", "reboot", "best-effort"), doc: "when a staged release may boot"},
 			{name: "window", kind: list, item: &field{kind: text, check: isLine}, doc: "times: \"[days] HH:MM +length [zone]\""},
@@ -140,31 +139,6 @@ func fleetFields() []field {
 			{name: "public_ipv6", kind: text, check: isPlace}, {name: "private_ipv6", kind: text, check: isPlace},
 		}},
 	}
-}
-
-// FleetdKeys are the settings of fleetd, held against it by a test.
-func FleetdKeys() []string {
-	return append(storeKeys(), "verbosity", "name", "public_ip", "metadata", "agent_ttl", "reschedule_brake", "engine_reconcile_interval", "disable_engine", "disable_watches",
-		"units_directory", "systemd_user", "token_limit", "api_socket", "api_listen", "fleetlock_listen", "reboot_alarm", "verify_units", "authorized_keys_file", "enable_grpc")
-}
-
-// storeKeys are those of fleetd's settings that say where the store is and who votes in it.
-func storeKeys() []string {
-	return []string{"etcd_servers", "etcd_request_timeout", "etcd_cafile", "etcd_certfile", "etcd_keyfile", "etcd_username", "etcd_password", "etcd_key_prefix",
-		"data_dir", "etcd_socket", "join", "join_token", "insecure", "cluster_size", "voter_grace", "voter_zone_key", "store_quota", "backup_interval", "backup_keep", "member_ip", "peer_port", "client_port", "host_port"}
-}
-
-// UpdateKeys are the settings of update-engine, held against it by a test.
-func UpdateKeys() []string {
-	return []string{"verbosity", "socket", "state_dir", "product", "arch", "channel", "mirrors", "omaha", "omaha_app", "root", "rate_limit", "interval", "downgrade",
-		"prevent_late_fallback", "max_attempts", "slots", "slot", "release", "kernel_options", "tries", "strategy", "window", "group", "etcd_servers",
-		"etcd_cafile", "etcd_certfile", "etcd_keyfile", "etcd_username", "etcd_password", "etcd_key_prefix", "drain_timeout", "api_socket", "retry", "user_deadline", "reboot_command", "reset_command", "boot_id", "health_dir", "health_command",
-		"gate_units", "gate_time", "gate_timeout", "dbus", "metrics_listen", "omaha_listen", "omaha_releases", "peer_cache", "peer_listen",
-		"pki_dir"}
-}
-
-func locksmithKeys() []string {
-	return []string{"endpoint", "etcd_cafile", "etcd_certfile", "etcd_keyfile", "etcd_username", "etcd_password", "group", "window_start", "window_length"}
 }
 
 func encodings() []string {
@@ -209,9 +183,6 @@ func isSHA256(s string) string {
 }
 func isToken(s string) string {
 	return matches(`^\S+$`, "paste the token as fleetctl join-token create printed it")(s)
-}
-func isSetting(s string) string {
-	return matches(`^[a-z][a-z0-9_]*$`, "use small letters, digits and '_'")(s)
 }
 func isUnit(s string) string {
 	return matches(`^[A-Za-z0-9:_.@\\-]+\.(service|socket|device|mount|automount|swap|target|path|timer|slice|scope|network|netdev|link)$`,
@@ -283,15 +254,6 @@ func oneOf(words ...string) func(string) string {
 			}
 		}
 		return "use " + strings.Join(shown, ", ")
-	}
-}
-
-func known(keys []string) func(string) string {
-	return func(s string) string {
-		if wrong := oneOf(keys...)(s); wrong != "" {
-			return meant(s, keys)
-		}
-		return ""
 	}
 }
 
