@@ -27,7 +27,7 @@ import (
 )
 
 // ErrPassphrase: the file is encrypted and the passphrase is missing or wrong.
-var ErrPassphrase = errors.New("the backup is encrypted by another passphrase: give its file with --passphrase-file")
+var ErrPassphrase = errors.New("the backup is encrypted by a passphrase that was not given: name its file with --passphrase-file")
 
 // ageHeader begins every age file.
 const ageHeader = "age-encryption.org/v1"
