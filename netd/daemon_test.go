@@ -14,8 +14,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/fleet-init/fleet/netd/nettest"
 )
 
 func TestPodsTalkOverEachBackend(t *testing.T) {
@@ -92,22 +90,7 @@ func TestARestartCutsNoConnectionAndNeedsNoStore(t *testing.T) {
 	t.Parallel()
 	for _, backend := range []string{"vxlan", "host-gw", "wireguard"} {
 		t.Run(backend, func(t *testing.T) {
-			c := newCluster(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"`+backend+`"}}`)
-			a, b := c.host(1), c.host(2)
-			a.addPod()
-			b.addPod()
-			c.talk()
-			conn, err := a.pod.Dial(b.addr())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			exchange := func(when string) {
-				t.Helper()
-				if err := nettest.Exchange(conn, 100000); err != nil {
-					t.Errorf("%s: %v", when, err)
-				}
-			}
+			c, a, _, exchange := connected(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"`+backend+`"}}`)
 			exchange("before")
 			a.stop(syscall.SIGTERM)
 			exchange("while netd is down")
@@ -362,16 +345,7 @@ func TestOperatorsCommands(t *testing.T) {
 // Whatever becomes of a lease, the host has it again, its peers follow, and no connection notices.
 func TestALeaseThatIsLostIsTakenAgain(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
-	a, b := c.host(1), c.host(2)
-	a.addPod()
-	b.addPod()
-	c.talk()
-	conn, err := a.pod.Dial(b.addr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	c, a, b, exchange := connected(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
 	key := "subnets/" + b.status().Lease.Subnet
 	for what, harm := range map[string]func() error{
 		"its key is deleted": func() error { c.put(key, ""); return nil },
@@ -404,9 +378,7 @@ func TestALeaseThatIsLostIsTakenAgain(t *testing.T) {
 			}
 			return nil
 		})
-		if err := nettest.Exchange(conn, 100000); err != nil {
-			t.Errorf("%s: %v", what, err)
-		}
+		exchange(what)
 	}
 	// While a sleeps, its connection ends, the history goes on and is compacted: where it was is no place to go on from.
 	if err := a.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
@@ -437,7 +409,5 @@ func TestALeaseThatIsLostIsTakenAgain(t *testing.T) {
 		}
 		return nil
 	})
-	if err := nettest.Exchange(conn, 100000); err != nil {
-		t.Error(err)
-	}
+	exchange("after a sleep")
 }

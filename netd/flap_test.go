@@ -5,28 +5,12 @@ import (
 	"testing"
 
 	"github.com/fleet-init/fleet/internal/kv"
-	"github.com/fleet-init/fleet/netd/nettest"
 )
 
 // A store that comes and goes, and changes whenever it is there, neither cuts what is connected nor keeps a host from what is new.
 func TestAFlappingStore(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
-	a, b := c.host(1), c.host(2)
-	a.addPod()
-	b.addPod()
-	c.talk()
-	conn, err := a.pod.Dial(b.addr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	exchange := func(when string) {
-		t.Helper()
-		if err := nettest.Exchange(conn, 10000); err != nil {
-			t.Errorf("%s: %v", when, err)
-		}
-	}
+	c, a, b, exchange := connected(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)
 	for i := range 8 {
 		c.etcd.Cut(true)
 		exchange("while the store is away")

@@ -62,6 +62,27 @@ func newCluster(t testing.TB, config string) *cluster {
 	return c
 }
 
+// connected is two hosts with a pod each and a TCP connection between those, over which exchange sends both ways; it fails the test when that is cut.
+func connected(t *testing.T, config string) (c *cluster, a, b *host, exchange func(when string)) {
+	t.Helper()
+	c = newCluster(t, config)
+	a, b = c.host(1), c.host(2)
+	a.addPod()
+	b.addPod()
+	c.talk()
+	conn, err := a.pod.Dial(b.addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return c, a, b, func(when string) {
+		t.Helper()
+		if err := nettest.Exchange(conn, 100000); err != nil {
+			t.Errorf("%s: %v", when, err)
+		}
+	}
+}
+
 func (c *cluster) put(key, value string) {
 	c.t.Helper()
 	op := kv.Op{Key: "/coreos.com/network/" + key, Value: []byte(value), Delete: value == ""}
