@@ -97,6 +97,9 @@ type head struct {
 	Page int `json:"page"` // the newest; its key is page modulo pages
 }
 
+// valid bounds what a damaged record can make us count to.
+func (h head) valid() bool { return h.Page >= 0 && h.Page < 1<<48 }
+
 type page struct {
 	V     int               `json:"v"`
 	Page  int               `json:"page"`
@@ -131,7 +134,11 @@ func (l *Log[D]) Write(ctx context.Context, batch ...D) error {
 		}
 		h, guard := head{V: 1}, kv.Guard{Key: l.headKey(), Kind: kv.Missing}
 		if len(kvs[0]) == 1 {
-			if err := json.Unmarshal(kvs[0][0].Value, &h); err != nil {
+			err := json.Unmarshal(kvs[0][0].Value, &h)
+			if err == nil && !h.valid() {
+				err = fmt.Errorf("page %d cannot be: delete the key", h.Page)
+			}
+			if err != nil {
 				return fmt.Errorf("write the audit: %s: %w", l.headKey(), err)
 			}
 			guard = kv.Guard{Key: l.headKey(), Kind: kv.ModIs, Rev: kvs[0][0].Mod}
@@ -184,14 +191,24 @@ func (l *Log[D]) Newest(ctx context.Context, n int) ([]D, error) {
 		return nil, fmt.Errorf("read the audit: %w", err)
 	}
 	byNumber := map[int]page{}
-	newest := 0
+	newest, h := 0, head{Page: -1}
 	for _, kv := range kvs[0] {
 		var p page
-		if kv.Key == l.headKey() || json.Unmarshal(kv.Value, &p) != nil {
+		if kv.Key == l.headKey() {
+			if json.Unmarshal(kv.Value, &h) != nil || !h.valid() {
+				h.Page = -1
+			}
+			continue
+		}
+		// A page with another's number, or one that no ring comes to, was not written by us.
+		if json.Unmarshal(kv.Value, &p) != nil || !(head{Page: p.Page}).valid() || l.pageKey(p.Page) != kv.Key {
 			continue
 		}
 		byNumber[p.Page] = p
 		newest = max(newest, p.Page)
+	}
+	if h.Page >= 0 {
+		newest = h.Page // what the head says counts
 	}
 	out := []D{}
 	for i := max(0, newest-pages+1); i <= newest; i++ {

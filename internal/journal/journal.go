@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -158,8 +159,9 @@ func readLine(in *bufio.Reader) (line []byte, long bool, err error) {
 
 // leftOut stands for an entry that is not passed on. Its cursor is that of the one before, so that going on after it misses nothing.
 func leftOut(last fleet.LogEntry, what string) fleet.LogEntry {
-	last.JSON = fmt.Appendf(nil, `{"__REALTIME_TIMESTAMP":"%d","__CURSOR":%q,"SYSLOG_IDENTIFIER":"fleetd","PRIORITY":"4","MESSAGE":"%s is left out here"}`,
-		last.At.UnixMicro(), last.Cursor, what)
+	cursor, _ := json.Marshal(last.Cursor) // a string always can be
+	last.JSON = fmt.Appendf(nil, `{"__REALTIME_TIMESTAMP":"%d","__CURSOR":%s,"SYSLOG_IDENTIFIER":"fleetd","PRIORITY":"4","MESSAGE":"%s is left out here"}`,
+		last.At.UnixMicro(), cursor, what)
 	return last
 }
 

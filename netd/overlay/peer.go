@@ -154,6 +154,9 @@ func (p Planner) wireguard(peer *network.Peer, l network.Lease, sub netip.Prefix
 		if d.Port == 0 {
 			d.Port = port
 		}
+		if d.Port < 0 || d.Port > 65535 {
+			return fmt.Sprintf("its backend data: port %d is none", d.Port)
+		}
 	}
 	if d.PublicKey == "" && l.Extra != nil {
 		d.PublicKey = l.Extra.PublicKey

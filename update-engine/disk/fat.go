@@ -60,13 +60,16 @@ func OpenFAT(dev Device) (*FAT, error) {
 	if n*4 > f.span || n > endMark || f.root < 2 || int64(f.root) >= n {
 		return nil, fmt.Errorf("%w: %d clusters in a table of %d bytes", ErrNoFAT, n, f.span)
 	}
-	raw := make([]byte, n*4)
-	if _, err := dev.ReadAt(raw, f.reserved); err != nil {
-		return nil, fmt.Errorf("read allocation table: %w", err)
-	}
-	f.next = make([]uint32, n)
-	for i := range f.next {
-		f.next[i] = le.Uint32(raw[4*i:]) & linkMsk
+	// Piece by piece: a boot sector that claims more clusters than the device has must not cost their memory.
+	raw := make([]byte, 64<<10)
+	for at := int64(0); at < n*4; at += int64(len(raw)) {
+		raw = raw[:min(int64(len(raw)), n*4-at)]
+		if _, err := dev.ReadAt(raw, f.reserved+at); err != nil {
+			return nil, fmt.Errorf("read allocation table: %w", err)
+		}
+		for b := raw; len(b) > 0; b = b[4:] {
+			f.next = append(f.next, le.Uint32(b)&linkMsk)
+		}
 	}
 	return f, f.collect()
 }

@@ -204,6 +204,9 @@ func (f *FAT) enter(dir uint32, name string, raw [dirent]byte) error {
 	if err != nil {
 		return err
 	}
+	if err := f.clearRest(all); err != nil {
+		return err
+	}
 	if at := room(all, len(recs)); at != nil {
 		return f.change(at, func(i int) [dirent]byte { return recs[i] })
 	}
@@ -224,6 +227,22 @@ func (f *FAT) enter(dir uint32, name string, raw [dirent]byte) error {
 		}
 	}
 	return f.change(at, func(i int) [dirent]byte { return recs[i] })
+}
+
+// clearRest clears what another system has left behind a directory's end mark, where nobody sees it: an entry that takes the mark's place would
+// bring it to light.
+func (f *FAT) clearRest(all []record) error {
+	ended := false
+	for i := range all {
+		if r := &all[i]; ended && r.b != [dirent]byte{} {
+			r.b = [dirent]byte{}
+			if err := f.change([]int64{r.at}, func(int) [dirent]byte { return r.b }); err != nil {
+				return err
+			}
+		}
+		ended = ended || all[i].b[0] == 0
+	}
+	return nil
 }
 
 // room finds n free records side by side in one sector that no end mark separates from the rest: behind the first end mark only

@@ -131,7 +131,7 @@ func readCopy(dev Device, sector, lba int64) (Table, error) {
 		copy(p.ID[:], e[16:])
 		if p.Type != (GUID{}) {
 			first, last := int64(le.Uint64(e[32:])), int64(le.Uint64(e[40:]))
-			if first < 2 || last < first || last > 1<<52 {
+			if first < 2 || last < first || last > 1<<50 {
 				return t, fmt.Errorf("partition %d lies at blocks %d to %d", len(t.Partitions)+1, first, last)
 			}
 			p.Off, p.Size = first*sector, (last-first+1)*sector

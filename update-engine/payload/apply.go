@@ -3,9 +3,9 @@ package payload
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"slices"
 
@@ -46,6 +46,8 @@ type Mark struct {
 func (m Mark) has(i int) bool { return i/8 < len(m.Done) && m.Done[i/8]&(1<<(i%8)) != 0 }
 
 func (m *Mark) set(i int, done bool) {
+	// A mark that came from a file may be shorter than its payload asks for.
+	m.Done = append(m.Done, make([]byte, max(0, i/8+1-len(m.Done)))...)
 	if done {
 		m.Done[i/8] |= 1 << (i % 8)
 	} else {
@@ -70,76 +72,98 @@ type Job struct {
 	Tell func(Progress)
 	// Workers is how many frames are decoded and written at once; 0 is 2. Each needs up to 6 MiB.
 	Workers int
-	// Every is how many frames are written between two syncs; 0 is 64, which is 64 MiB. A crash repeats at most that much.
+	// Every is how many frames are written between two syncs; 0 is 32, which is 32 MiB. A crash repeats at most that much.
 	Every int
 }
 
-// Run writes every frame that the journal does not know as done. When it returns nil all of them are on disk, each checked. It
-// may be called again after any error or crash; ErrBase, ErrContent and what Source and Target return tell what to change.
-func (j Job) Run(ctx context.Context) error { return j.run(ctx, nil) }
-
-// RunAndVerify is Run and then Verify, and quicker: what is safe on disk is read back while the rest is being written.
-func (j Job) RunAndVerify(ctx context.Context, want Hash) error {
-	whole := sha256.New()
-	if err := j.run(ctx, whole); err != nil {
-		return err
-	}
-	if Hash(whole.Sum(nil)) == want {
-		return nil
-	}
-	return j.Verify(ctx, want) // it went on with an earlier run's work, or something is wrong
+// work is one run of a Job.
+type work struct {
+	Job
+	benches chan *bench
+	mark    Mark
+	// What was written is known again by a quick hash of the right bytes, made when the slow one had been compared: reading back looks for a disk's
+	// faults, and the seed is drawn anew for each run.
+	seed  maphash.Seed
+	wrote []uint64    // by frame
+	bad   []int       // frames that read back as something else
+	free  chan []byte // to read back into
 }
 
-// run is Run; each group is read back into whole once it is safe, unless whole is nil.
-func (j Job) run(ctx context.Context, whole io.Writer) error {
-	mark, err := j.Journal.Load()
-	if err != nil {
-		return fmt.Errorf("read journal: %w", err)
+// Run makes every frame that the journal does not know as done, and reads all of them back: when it returns nil the slot holds the image. It may be
+// called again after any error or crash; ErrBase, ErrContent and what Source and Target return tell what to change. Frames that read back as
+// something else (a disk that lost writes, or something else wrote the slot meanwhile) are taken out of the journal, so that the next Run makes
+// them again, and the error wraps ErrContent.
+func (j Job) Run(ctx context.Context) error {
+	w := work{Job: j, benches: make(chan *bench, max(1, cmp.Or(j.Workers, 2))), free: make(chan []byte, 2), seed: maphash.MakeSeed(), wrote: make([]uint64, len(j.Index.Frames))}
+	if err := w.begin(); err != nil {
+		return err
 	}
-	if n := (len(j.Index.Frames) + 7) / 8; mark.Payload != j.Index.Sum || len(mark.Done) != n {
-		// Another payload's frames are on the slot now: forget them before the first of ours is written over them.
-		mark = Mark{Payload: j.Index.Sum, Done: make([]byte, n)}
-		if err := j.Journal.Save(mark); err != nil {
-			return fmt.Errorf("write journal: %w", err)
-		}
-	}
-	var todo []int
+	var todo, done []int
 	for i := range j.Index.Frames {
-		if !mark.has(i) {
+		if w.mark.has(i) {
+			done = append(done, i)
+		} else {
 			todo = append(todo, i)
 		}
 	}
-	p := Progress{Frames: len(j.Index.Frames), Done: len(j.Index.Frames) - len(todo)}
-	benches := make(chan *bench, max(1, cmp.Or(j.Workers, 2)))
-	for range cap(benches) {
-		w, err := newBench()
+	for range cap(w.benches) {
+		b, err := newBench()
 		if err != nil {
 			return fmt.Errorf("set up zstd: %w", err)
 		}
-		defer w.dec.Close()
-		benches <- w
+		defer b.dec.Close()
+		w.benches <- b
 	}
-	// While one group is made and written the one before it is synced: the disk is never without work.
+	for range cap(w.free) {
+		w.free <- make([]byte, FrameSize)
+	}
+	if err := w.make(ctx, todo); err != nil {
+		return err
+	}
+	// What an earlier run has written is looked at too: the slot may have been elsewhere since.
+	if err := w.readBack(ctx, done, func(i int, b []byte) bool { return Sum(b) == j.Index.Frames[i].Out }); err != nil {
+		return err
+	}
+	return w.end()
+}
+
+// begin reads the journal.
+func (w *work) begin() (err error) {
+	if w.mark, err = w.Journal.Load(); err != nil {
+		return fmt.Errorf("read journal: %w", err)
+	}
+	if n := (len(w.Index.Frames) + 7) / 8; w.mark.Payload != w.Index.Sum || len(w.mark.Done) != n {
+		// Another payload's frames are on the slot now: forget them before the first of ours is written over them.
+		w.mark = Mark{Payload: w.Index.Sum, Done: make([]byte, n)}
+		if err := w.Journal.Save(w.mark); err != nil {
+			return fmt.Errorf("write journal: %w", err)
+		}
+	}
+	return nil
+}
+
+// make makes frames, group by group. While one group is made and written the one before it is synced and read back: neither the disk nor the
+// processors are ever without work.
+func (w *work) make(ctx context.Context, todo []int) error {
+	p := Progress{Frames: len(w.Index.Frames), Done: len(w.Index.Frames) - len(todo)}
 	written := make(chan []int)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		for part := range written {
-			if err := j.settle(&mark, part); err != nil {
+			if err := w.settle(part); err != nil {
 				return err
 			}
-			if p.Done += len(part); j.Tell != nil {
-				j.Tell(p)
+			if p.Done += len(part); w.Tell != nil {
+				w.Tell(p)
 			}
-			if whole == nil || len(todo) < p.Frames {
-				continue
-			}
-			if err := j.readBack(ctx, part, func(_ int, b []byte) { _, _ = whole.Write(b) }); err != nil { // a hash takes everything
+			err := w.readBack(ctx, part, func(i int, b []byte) bool { return maphash.Bytes(w.seed, b) == w.wrote[i] })
+			if err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	err = j.produce(ctx, benches, todo, written)
+	err := w.produce(ctx, todo, written)
 	close(written)
 	// A sync that failed ends the making with its context's error: the sync's own says why.
 	if serr := g.Wait(); serr != nil {
@@ -149,9 +173,9 @@ func (j Job) run(ctx context.Context, whole io.Writer) error {
 }
 
 // produce makes group after group, and hands each on when it is written.
-func (j Job) produce(ctx context.Context, benches chan *bench, todo []int, written chan<- []int) error {
-	for part := range slices.Chunk(todo, max(1, cmp.Or(j.Every, 64))) {
-		if err := j.group(ctx, benches, part); err != nil {
+func (w *work) produce(ctx context.Context, todo []int, written chan<- []int) error {
+	for part := range slices.Chunk(todo, max(1, cmp.Or(w.Every, 32))) {
+		if err := w.group(ctx, part); err != nil {
 			return err
 		}
 		select {
@@ -164,40 +188,54 @@ func (j Job) produce(ctx context.Context, benches chan *bench, todo []int, writt
 }
 
 // settle puts a group that is written safely on disk, and only then into the journal.
-func (j Job) settle(mark *Mark, part []int) error {
-	if err := j.To.Sync(); err != nil {
+func (w *work) settle(part []int) error {
+	if err := w.To.Sync(); err != nil {
 		return fmt.Errorf("sync slot: %w", err)
 	}
-	mark.Done = slices.Clone(mark.Done)
-	for _, i := range part {
-		mark.set(i, true)
+	return w.note(part, true)
+}
+
+// note says in the journal whether frames are done.
+func (w *work) note(frames []int, done bool) error {
+	w.mark.Done = slices.Clone(w.mark.Done)
+	for _, i := range frames {
+		w.mark.set(i, done)
 	}
-	if err := j.Journal.Save(*mark); err != nil {
+	if err := w.Journal.Save(w.mark); err != nil {
 		return fmt.Errorf("write journal: %w", err)
 	}
 	return nil
 }
 
+// end says which frames read back as something else.
+func (w *work) end() error {
+	if len(w.bad) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("read back: %d frames, first %d at %d: %w", len(w.bad), w.bad[0], w.Index.Frames[w.bad[0]].Off, ErrContent)
+	return errors.Join(err, w.note(w.bad, false))
+}
+
 // group makes some frames: those of the base first, then the others as their wire bytes come in.
-func (j Job) group(ctx context.Context, benches chan *bench, part []int) (err error) {
+func (w *work) group(ctx context.Context, part []int) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(cap(benches))
+	g.SetLimit(cap(w.benches))
 	var spans []Span
 	var fetched []int
 	for _, i := range part {
-		f := j.Index.Frames[i]
+		f := w.Index.Frames[i]
 		if f.Kind == Same {
-			g.Go(func() error { return j.frame(ctx, benches, i, nil) })
+			g.Go(func() error { return w.frame(ctx, i, nil) })
 			continue
 		}
 		spans, fetched = append(spans, Span{f.WireOff, int64(f.WireLen), f.Wire}), append(fetched, i)
 	}
 	if len(spans) > 0 {
-		err = j.From.Fetch(ctx, j.File, spans, func(k int, b []byte) error {
+		err = w.From.Fetch(ctx, w.File, spans, func(k int, b []byte) error {
 			if Sum(b) != spans[k].Sum {
-				return fmt.Errorf("frame %d of %s: %w", fetched[k], j.File, ErrContent)
+				return fmt.Errorf("frame %d of %s: %w", fetched[k], w.File, ErrContent)
 			}
-			g.Go(func() error { return j.frame(ctx, benches, fetched[k], b) })
+			g.Go(func() error { return w.frame(ctx, fetched[k], b) })
 			return ctx.Err()
 		})
 	}
@@ -206,24 +244,25 @@ func (j Job) group(ctx context.Context, benches chan *bench, part []int) (err er
 		return werr
 	}
 	if err != nil {
-		err = fmt.Errorf("fetch %s: %w", j.File, err)
+		err = fmt.Errorf("fetch %s: %w", w.File, err)
 	}
 	return err
 }
 
 // frame makes one frame and writes it. Nothing is written that does not hash to what the index says.
-func (j Job) frame(ctx context.Context, benches chan *bench, i int, wire []byte) error {
-	w := <-benches
-	defer func() { benches <- w }()
+func (w *work) frame(ctx context.Context, i int, wire []byte) error {
+	b := <-w.benches
+	defer func() { w.benches <- b }()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	f := j.Index.Frames[i]
-	out, err := w.decode(f, j.Base, wire)
+	f := w.Index.Frames[i]
+	out, err := b.decode(f, w.Base, wire)
 	if err != nil {
-		return fmt.Errorf("frame %d of %s: %w", i, j.File, err)
+		return fmt.Errorf("frame %d of %s: %w", i, w.File, err)
 	}
-	if n, err := j.To.WriteAt(out, f.Off); err != nil {
+	w.wrote[i] = maphash.Bytes(w.seed, out)
+	if n, err := w.To.WriteAt(out, f.Off); err != nil {
 		return fmt.Errorf("write frame %d at %d: %w", i, f.Off, err)
 	} else if n != len(out) {
 		return fmt.Errorf("write frame %d at %d: %w", i, f.Off, io.ErrShortWrite)
@@ -283,64 +322,24 @@ func (w *bench) decode(f Frame, base io.ReaderAt, wire []byte) ([]byte, error) {
 	return out, nil
 }
 
-// Verify reads the whole image back. Frames that are not what they must be are taken out of the journal, so that the next Run
-// fetches them again, and the error wraps ErrContent: a disk that lost writes, or something else wrote the slot meanwhile.
-func (j Job) Verify(ctx context.Context, want Hash) error {
-	whole := sha256.New()
-	all := make([]int, len(j.Index.Frames))
-	for i := range all {
-		all[i] = i
-	}
-	if err := j.readBack(ctx, all, func(_ int, b []byte) { whole.Write(b) }); err != nil {
-		return err
-	}
-	if Hash(whole.Sum(nil)) == want {
-		return nil
-	}
-	// Something is wrong: now it is worth a second look where.
-	var bad []int
-	err := j.readBack(ctx, all, func(i int, b []byte) {
-		if Sum(b) != j.Index.Frames[i].Out {
-			bad = append(bad, i)
-		}
-	})
-	if err != nil {
-		return err
-	}
-	if len(bad) == 0 {
-		return fmt.Errorf("%w: every frame is right and the image is not", ErrManifest)
-	}
-	mark, err := j.Journal.Load()
-	if err == nil && mark.Payload == j.Index.Sum {
-		mark.Done = slices.Clone(mark.Done)
-		for _, i := range bad {
-			mark.set(i, false)
-		}
-		err = j.Journal.Save(mark)
-	}
-	return errors.Join(fmt.Errorf("read back: %d frames, first %d at %d: %w", len(bad), bad[0], j.Index.Frames[bad[0]].Off, ErrContent), err)
-}
-
-// readBack gives what the slot holds of some frames to take, one by one; the bytes stand until take returns. Reading goes on while take works.
-func (j Job) readBack(ctx context.Context, frames []int, take func(i int, b []byte)) error {
+// readBack gives what the slot holds of some frames to right, one by one, and notes those that are not; the bytes stand until right returns. Reading
+// goes on while right works.
+func (w *work) readBack(ctx context.Context, frames []int, right func(i int, b []byte) bool) error {
 	type piece struct {
 		i int
 		b []byte
 	}
-	free, read := make(chan []byte, 2), make(chan piece)
-	for range cap(free) {
-		free <- make([]byte, FrameSize)
-	}
+	read := make(chan piece)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(read)
 		for _, i := range frames {
-			f := j.Index.Frames[i]
+			f := w.Index.Frames[i]
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			b := (<-free)[:f.Len]
-			if err := readFull(j.To, b, f.Off); err != nil {
+			b := (<-w.free)[:f.Len]
+			if err := readFull(w.To, b, f.Off); err != nil {
 				return fmt.Errorf("read back frame %d at %d: %w", i, f.Off, err)
 			}
 			read <- piece{i, b}
@@ -348,8 +347,10 @@ func (j Job) readBack(ctx context.Context, frames []int, take func(i int, b []by
 		return nil
 	})
 	for p := range read {
-		take(p.i, p.b)
-		free <- p.b[:FrameSize]
+		if !right(p.i, p.b) {
+			w.bad = append(w.bad, p.i)
+		}
+		w.free <- p.b[:FrameSize]
 	}
 	return g.Wait()
 }

@@ -153,12 +153,3 @@ func (f Frame) check(x Index) error {
 	}
 	return nil
 }
-
-// WireBytes is how much a host must fetch for the frames.
-func (x Index) WireBytes() int64 {
-	var n int64
-	for _, f := range x.Frames {
-		n += int64(f.WireLen)
-	}
-	return n
-}

@@ -204,14 +204,28 @@ func (r Repo) load() (state, error) {
 	if err != nil {
 		return s, err
 	}
-	n := s.timestamp.Signed.Meta["snapshot.json"].Version
+	n, err := versionIn(s.timestamp.Signed.Meta, "timestamp.json", "snapshot.json")
+	if err != nil {
+		return s, err
+	}
 	read(fmt.Sprintf("%d.snapshot.json", n), func(b []byte) (e error) { s.snapshot, e = metadata.Snapshot().FromBytes(b); return e })
 	if err != nil {
 		return s, err
 	}
-	n = s.snapshot.Signed.Meta["targets.json"].Version
+	if n, err = versionIn(s.snapshot.Signed.Meta, "snapshot.json", "targets.json"); err != nil {
+		return s, err
+	}
 	read(fmt.Sprintf("%d.targets.json", n), func(b []byte) (e error) { s.targets, e = metadata.Targets().FromBytes(b); return e })
 	return s, err
+}
+
+// versionIn is the version of a file that another names.
+func versionIn(meta map[string]*metadata.MetaFiles, in, name string) (int64, error) {
+	f := meta[name]
+	if f == nil {
+		return 0, fmt.Errorf("read %s: it does not name %s: restore the directory from a copy", in, name)
+	}
+	return f.Version, nil
 }
 
 // next is the same state one version on, with the time to expire set anew.

@@ -16,7 +16,7 @@ import (
 
 func day(n int) time.Time { return time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC).AddDate(0, 0, n) }
 
-func key(t *testing.T) Key {
+func key(t testing.TB) Key {
 	t.Helper()
 	k, err := NewKey()
 	if err != nil {
@@ -25,7 +25,7 @@ func key(t *testing.T) Key {
 	return k
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +43,7 @@ func (h house) all() []Key {
 	return append(append(append([]Key{}, h.roles.Root...), h.roles.Targets...), h.roles.Online...)
 }
 
-func newHouse(t *testing.T) house {
+func newHouse(t testing.TB) house {
 	t.Helper()
 	h := house{Repo: Repo{t.TempDir(), DefaultExpiry()}, roles: Roles{Root: []Key{key(t), key(t), key(t)}, RootThreshold: 2,
 		Targets: []Key{key(t), key(t)}, TargetsThreshold: 2, Online: []Key{key(t)}}}
@@ -62,7 +62,7 @@ func dir(d string) Fetch {
 	}
 }
 
-func (h house) client(t *testing.T) Client { return Client{h.root, t.TempDir(), dir(h.Dir)} }
+func (h house) client(t testing.TB) Client { return Client{h.root, t.TempDir(), dir(h.Dir)} }
 
 // read opens and reads the one file.
 func read(t *testing.T, c Client, now time.Time) (string, error) {

@@ -82,6 +82,9 @@ func (d *Disk) ReadAt(b []byte, off int64) (int, error) {
 	if d.Dead() {
 		return 0, ErrPower
 	}
+	if off < 0 {
+		return 0, errors.New("negative offset")
+	}
 	n := 0
 	for n < len(b) && off < d.size {
 		s := d.sector(off / sector)
