@@ -154,5 +154,5 @@ func (c *throng) apply(ctx context.Context, h *host) error {
 	}
 	defer to.Close()
 	j := payload.Job{File: c.image.Files[0].Name, Index: x, From: from, To: to, Journal: payload.FileJournal{Path: filepath.Join(h.cfg.StateDir, "journal")}}
-	return j.RunAndVerify(ctx, c.image.SHA256)
+	return j.Run(ctx)
 }

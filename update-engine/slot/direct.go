@@ -18,17 +18,14 @@ type image struct {
 	direct *os.File // nil: the file system cannot
 }
 
-// openImage opens a slot; one that is opened for reading only is the base of deltas, whose windows begin anywhere: the page cache is better there.
+// openImage opens a slot. Windows of the running one that begin within a page are read by way of the cache.
 func openImage(p string, flags int) (File, error) {
 	f, err := openFile(p, flags)
 	if err != nil {
 		return nil, err // a typed nil would look like a file
 	}
-	if flags&os.O_RDWR == 0 {
-		return f, nil
-	}
-	// A second descriptor, without O_EXCL, which is the first one's against everybody else. What is wrong with the file the first one has told.
-	direct, err := os.OpenFile(p, os.O_RDWR|unix.O_DIRECT, 0)
+	// A second descriptor, without O_EXCL: a device that the first one has for itself gives us that too (tried with a loop device on Linux 6.18).
+	direct, err := os.OpenFile(p, flags&unix.O_ACCMODE|unix.O_DIRECT, 0)
 	if err != nil {
 		return f, nil
 	}
