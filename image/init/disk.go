@@ -118,18 +118,14 @@ func choose(list []found, esp string) (found, error) {
 const loaderVendor = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 
 // efiWord reads one of the boot loader's EFI variables; "" when there is none.
-func efiWord(name string) string {
-	const at = "/sys/firmware/efi/efivars"
-	if err := unix.Mount("efivarfs", at, "efivarfs", unix.MS_NOSUID|unix.MS_RDONLY, ""); err != nil && err != unix.EBUSY {
-		return ""
-	}
-	b, err := os.ReadFile(filepath.Join(at, name+"-"+loaderVendor))
-	// systemd mounts it anew, writable.
-	_ = unix.Unmount(at, 0)
-	if err != nil || len(b) < 4 {
-		return ""
-	}
-	return utf16le(b[4:]) // after four bytes of attributes
+func efiWord(name string) (word string) {
+	_ = withEFI(unix.MS_RDONLY, func() error {
+		if b, err := os.ReadFile(filepath.Join(efivars, name+"-"+loaderVendor)); err == nil && len(b) >= 4 {
+			word = utf16le(b[4:]) // after four bytes of attributes
+		}
+		return nil
+	})
+	return word
 }
 
 func utf16le(b []byte) string {
@@ -183,12 +179,20 @@ func (d *found) grow() error {
 	return resizePartition(f, at+1, p.Off, p.Size)
 }
 
-// grown is the table with the partition "state", at its index, up to the disk's end. A gain below 16 MiB is not worth a write.
+// grown is the table with the partition "state", at its index, if it is the last, up to the disk's end. A gain below 16 MiB is not worth a write.
 func grown(t disk.Table, size int64) (disk.Table, int, bool) {
 	const mib, least = 1 << 20, 16 << 20
+	// Somebody has made this table or added to it: what lies behind "state" would be written over.
+	last := int64(0)
+	for _, p := range t.Partitions {
+		last = max(last, p.Off)
+	}
+	if len(t.Partitions) > disk.NewEntries {
+		return t, 0, false
+	}
 	end := (size - mib) / mib * mib // the backup table is behind it
 	for i, p := range t.Partitions {
-		if p.Label == "state" && p.Off+p.Size+least <= end {
+		if p.Label == "state" && p.Off == last && p.Off+p.Size+least <= end {
 			parts := append([]disk.Partition(nil), t.Partitions...)
 			parts[i].Size = end - p.Off
 			n := disk.NewTable(t.Disk, parts)

@@ -147,6 +147,11 @@ func boot(words map[string]string) error {
 	if h := words["os.usrhash"]; h != "" && h != rel.RootHash {
 		return fmt.Errorf("the boot entry is for the root hash %s, this kernel for %s", h, rel.RootHash)
 	}
+	if words["fleet.bootoptions"] != "keep" {
+		if err := startAgain(d); err != nil {
+			say("the firmware has no boot options to come back by: %v", err)
+		}
+	}
 	if err := openUsr(d, name, rel); err != nil {
 		return err
 	}

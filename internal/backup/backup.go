@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -188,12 +189,33 @@ func Inspect(path, passphrase, prefix string) (Info, error) {
 		return Info{}, fmt.Errorf("read the backup %s: %w", path, err)
 	}
 	info := Info{Encrypted: r.(*checked).r != nil && encrypted(path), Size: n, SHA256: hex.EncodeToString(r.(*checked).check.last)}
-	db, err := bolt.Open(tmp.Name(), 0o400, &bolt.Options{ReadOnly: true})
-	if err != nil {
+	if err := info.read(tmp.Name(), prefix); err != nil {
 		return Info{}, fmt.Errorf("read the backup %s: %w", path, err)
 	}
+	return info, nil
+}
+
+// read counts what a database holds. Where its pages make no sense bbolt panics, or reads behind the end of its mapped file: a hash that fits only says
+// that the file is what somebody wrote.
+func (i *Info) read(path, prefix string) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("its database is damaged: %v", p)
+		}
+	}()
+	db, err := bolt.Open(path, 0o400, &bolt.Options{ReadOnly: true})
+	if err != nil {
+		return err
+	}
 	defer db.Close()
-	return info, db.View(func(tx *bolt.Tx) error { return info.count(tx, prefix) })
+	// Not by View, whose own clean-up waits for the transaction that has panicked.
+	tx, err := db.Begin(false)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	return i.count(tx, prefix)
 }
 
 func encrypted(path string) bool {

@@ -17,7 +17,7 @@ import (
 )
 
 // snapshot makes what etcd would send: pairs of key and value, an empty value deletes.
-func snapshot(t *testing.T, pairs ...string) []byte {
+func snapshot(t testing.TB, pairs ...string) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "db")
 	db, err := bolt.Open(path, 0o600, nil)

@@ -72,6 +72,9 @@ const (
 	maxEntries = 1024
 )
 
+// NewEntries is how many partitions a NewTable can have.
+const NewEntries = 128
+
 // ReadTable reads the table of a disk of size bytes: the primary copy, or the backup when that is damaged.
 func ReadTable(dev Device, size int64) (Table, error) {
 	for _, sector := range []int64{512, 4096} {
@@ -210,7 +213,7 @@ func (t Table) Repair(dev Device, size int64) error {
 // NewTable lays partitions out one after the other, each beginning at a whole MiB; only their Size, Type, ID and Label are read.
 // Write it with Repair.
 func NewTable(disk GUID, parts []Partition) Table {
-	t := Table{Disk: disk, Sector: 512, Primary: errors.New("new"), Backup: errors.New("new"), entries: make([]byte, 128*entrySize)}
+	t := Table{Disk: disk, Sector: 512, Primary: errors.New("new"), Backup: errors.New("new"), entries: make([]byte, NewEntries*entrySize)}
 	le := binary.LittleEndian
 	const mib = 1 << 20
 	off := int64(mib)
@@ -236,7 +239,7 @@ func NewTable(disk GUID, parts []Partition) Table {
 	le.PutUint32(h[12:], headerSize)
 	le.PutUint64(h[40:], 34)
 	copy(h[56:], disk[:])
-	le.PutUint32(h[80:], 128)
+	le.PutUint32(h[80:], NewEntries)
 	le.PutUint32(h[84:], entrySize)
 	return t
 }
