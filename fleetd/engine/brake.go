@@ -11,11 +11,12 @@ import (
 
 // The brake: when many machines vanish at once, the cause is more likely a network, a store or a power supply than the machines, and to move all
 // their units onto the rest would break the rest, too. So nothing is moved away from missing machines then, until enough are back or an
-// operator says so.
+// operator says so. Before enough of them are missed, see doubt.go.
 const (
 	// brakeLeast: fewer machines never pull the brake. Small clusters must survive the loss of one.
 	brakeLeast = 3
-	// brakeWindow is what counts as at once. Leases of machines that are lost in one moment end within a third of their time to live.
+	// brakeWindow is what counts as at once, or a machine's time to live, if that is longer. Leases of machines that are lost in one moment end
+	// within a third of it.
 	brakeWindow = time.Minute
 )
 
@@ -37,39 +38,46 @@ func (s *State) Brake(stored *fleet.Brake, share int) *fleet.Brake {
 			return stored
 		}
 	}
-	if share == 0 {
+	lost, of := s.lost(stored)
+	if share == 0 || !enough(len(lost), of, share) {
 		return stored
 	}
-	var missing []fleet.MachineID
-	of := 0
-	for id, m := range s.machines {
-		switch {
-		case m.here:
-			of++
-		case m.left || s.now.Sub(m.goneAt) > brakeWindow || !m.vital():
-		case stored != nil && slices.Contains(stored.Missing, id):
-		default:
-			of++
-			missing = append(missing, id)
-		}
-	}
-	if len(missing) < brakeLeast || 100*len(missing) < share*of {
-		return stored
+	missing := make([]fleet.MachineID, len(lost))
+	for i, m := range lost {
+		missing[i] = m.id
 	}
 	slices.Sort(missing)
 	return &fleet.Brake{Since: s.now, Missing: missing, Of: of}
 }
 
-// vital machines carry, or carried when they were lost, what would be moved. Global units stay on machines that are gone for ever.
-func (m *machine) vital() bool {
-	return m.seen || slices.ContainsFunc(m.on, func(e entry) bool { return !e.p.handover && !e.p.u.needs.global && e.p.u.needs.machineID == "" })
+// enough tells whether n machines of so many are enough for the brake.
+func enough(n, of, share int) bool { return n >= brakeLeast && 100*n >= share*of }
+
+// lost are the machines that vanished lately and count for the brake, of how many there were. Those that resumed names do not count any more.
+func (s *State) lost(resumed *fleet.Brake) (lost []*machine, of int) {
+	for m := range s.away {
+		if s.vanished(m) && (resumed == nil || !slices.Contains(resumed.Missing, m.id)) {
+			lost = append(lost, m)
+		}
+	}
+	return lost, len(s.machines) - len(s.away) + len(lost)
+}
+
+// vanished machines are gone, not for long, and nobody said that they would.
+func (s *State) vanished(m *machine) bool {
+	return !m.here && !m.left && s.now.Sub(m.goneAt) <= max(brakeWindow, m.ttl) && (m.seen || m.moves())
+}
+
+// moves tells whether m carries what is moved away when m is gone. Global units stay on machines that are gone for ever.
+func (m *machine) moves() bool {
+	return slices.ContainsFunc(m.on, func(e entry) bool { return !e.p.handover && !e.p.u.needs.global && e.p.u.needs.machineID == "" })
 }
 
 // MostMissing tells whether of the machines that carry units more than half are missing.
 func (s *State) MostMissing() bool {
 	vital, missing := 0, 0
 	for _, m := range s.machines {
-		if m.here && len(m.on) > 0 || !m.here && m.vital() {
+		if m.here && len(m.on) > 0 || !m.here && (m.seen || m.moves()) {
 			vital++
 			if !m.here {
 				missing++

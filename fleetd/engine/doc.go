@@ -26,6 +26,7 @@
 //     for the units being moved away may lean on them. On a machine that is gone they stay placed: when it comes back, nothing restarts.
 //   - Exclusive: one copy at most. The unit leaves a machine before it arrives at another; of a machine that is gone it is waited for until
 //     systemd there must have stopped it. See exclusive.go.
-//   - Many machines that vanish at once pull a brake: nothing is moved away from missing machines until enough are back. See brake.go.
+//   - Many machines that vanish at once pull a brake: nothing is moved away from missing machines until enough are back. The first of
+//     them are known by the leases of the others, which will end soon: nothing is moved from them either. See brake.go, doubt.go.
 //   - Cordon: no new units. Leaving: no new units, its own are handed over. Templates are never placed.
 package engine

@@ -78,8 +78,11 @@ func (s *State) SetTime(now time.Time) {
 	}
 }
 
-// Due is when the next wait for a machine that is gone ends.
+// Due is when the next wait for a machine that is gone ends, or the store is to be asked again.
 func (s *State) Due() (at time.Time, any bool) {
+	if s.keeps {
+		at, any = s.askAt, true
+	}
 	for u := range s.holding {
 		h := u.holder
 		if h.m.here || h.told {
@@ -98,10 +101,8 @@ func (s *State) SetBrake(b *fleet.Brake) {
 	if s.brake = b; was == b.On() {
 		return
 	}
-	for _, m := range s.machines {
-		if !m.here {
-			s.pushAllOn(m)
-		}
+	for m := range s.away {
+		s.pushAllOn(m)
 	}
 }
 

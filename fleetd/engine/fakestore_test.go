@@ -23,6 +23,10 @@ type fakeStore struct {
 	ends     *time.Timer
 	ttl      time.Duration
 
+	ending map[fleet.MachineID]time.Time // leases that are not renewed any more, and when they end
+	deaf   bool                          // nobody is told of leases
+	asked  int                           // how often somebody asked for them
+
 	commits   int
 	collects  int
 	down      map[fleet.MachineID]bool // cut off from the store
@@ -39,7 +43,7 @@ var errDown = errors.New("store unavailable")
 
 func newFakeStore(t testing.TB) *fakeStore {
 	return &fakeStore{t: t, world: newWorld(), watchers: map[chan struct{}]*watcher{}, campaign: map[chan struct{}]bool{},
-		down: map[fleet.MachineID]bool{}}
+		down: map[fleet.MachineID]bool{}, ending: map[fleet.MachineID]time.Time{}}
 }
 
 // as is the store as one machine reaches it.
@@ -245,6 +249,26 @@ func (r *reach) Commit(_ context.Context, t fleet.Term, ds []fleet.Decision) (in
 	refused := r.world.commit(ds)
 	r.publish()
 	return r.world.Rev, refused, nil
+}
+
+// Lives: whoever is registered has just renewed, but for those that a test says are late.
+func (r *reach) Lives(context.Context) (map[fleet.MachineID]time.Duration, error) {
+	if err := r.enter(); err != nil {
+		return nil, err
+	}
+	defer r.mu.Unlock()
+	r.asked++
+	if r.deaf {
+		return nil, errDown
+	}
+	lives := map[fleet.MachineID]time.Duration{}
+	for m := range r.world.Machines {
+		lives[m] = 9 * time.Second
+		if end, late := r.ending[m]; late {
+			lives[m] = time.Until(end)
+		}
+	}
+	return lives, nil
 }
 
 func (r *reach) Collect(_ context.Context, t fleet.Term) (int, error) {

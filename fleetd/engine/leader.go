@@ -26,6 +26,8 @@ type Store interface {
 	// Collect deletes texts that nothing names any more and returns how many.
 	Collect(ctx context.Context, t fleet.Term) (int, error)
 	Braker
+	// Lives tells of each registered machine how long its lease lives on if it is not renewed, up to a second less than that; negative: it has ended.
+	Lives(ctx context.Context) (map[fleet.MachineID]time.Duration, error)
 }
 
 // Election decides who leads.
@@ -130,9 +132,10 @@ func (l *Leader) lead(ctx context.Context, term fleet.Term) error {
 	l.count(func(c *Counters) { c.Leading, c.Since = true, time.Now() })
 
 	err := errResync
+	var known []fleet.MachineID
 	for back := minBackoff; errors.Is(err, errResync) && leading.Err() == nil; back = min(2*back, maxBackoff) {
 		began := time.Now()
-		if err = l.follow(leading, term, wakeCollect); errors.Is(err, errResync) && leading.Err() == nil {
+		if err = l.follow(leading, term, &known, wakeCollect); errors.Is(err, errResync) && leading.Err() == nil {
 			if time.Since(began) > maxBackoff {
 				back = minBackoff
 			}
@@ -183,8 +186,9 @@ func (l *Leader) renew(ctx context.Context, term fleet.Term) error {
 	}
 }
 
-// follow plans on a snapshot and on all that changes after it. errResync asks for a new snapshot; other errors end the term.
-func (l *Leader) follow(ctx context.Context, term fleet.Term, wakeCollect func()) error {
+// follow plans on a snapshot and on all that changes after it. errResync asks for a new snapshot; other errors end the term. known are the machines
+// that this term has seen.
+func (l *Leader) follow(ctx context.Context, term fleet.Term, known *[]fleet.MachineID, wakeCollect func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	snap, err := l.Store.Snapshot(ctx)
@@ -193,6 +197,8 @@ func (l *Leader) follow(ctx context.Context, term fleet.Term, wakeCollect func()
 	}
 	snap.At = time.Now()
 	state := NewState(snap)
+	state.Remember(*known)
+	defer func() { *known = state.Known() }()
 	changes := l.Store.Watch(ctx, snap)
 	if someGone(snap) {
 		if err := l.takeBurst(ctx, state, changes, true, wakeCollect); err != nil {
@@ -309,6 +315,9 @@ func (l *Leader) turn(ctx context.Context, term fleet.Term, state *State) (lost 
 	state.SetTime(began)
 	if err := l.brake(ctx, term, state); err != nil {
 		return false, fmt.Errorf("plan: %w", err)
+	}
+	if err := l.doubt(ctx, state); err != nil {
+		return false, err
 	}
 	ds := state.Turn()
 	took := time.Since(began)

@@ -24,6 +24,13 @@ type machine struct {
 	left     bool      // it said that it leaves before it went
 	seen     bool      // it was here since this planner began
 	holds    int       // units whose holder it is
+
+	// What the store said of leases: see doubt.go.
+	answered   time.Time // when it was first asked after this machine was missed
+	late, ends time.Time // it is here, and its lease was found short then; it has renewed if the lease lives after ends
+	kept       bool      // it is missed, and nothing is moved away from it for now
+	keep       bool      // it is to be
+
 	metadata map[string]string
 
 	on        []entry  // all placements, handovers too

@@ -96,7 +96,7 @@ func (s *State) mayStay(u *record, p *place) verdict {
 		return v
 	}
 	switch {
-	case !p.m.here && s.brake.On():
+	case !p.m.here && (s.brake.On() || p.m.kept):
 		return verdict{} // it may be back with many others
 	case !p.m.here:
 		return verdict{why: gone}

@@ -53,6 +53,11 @@ type State struct {
 	now     time.Time
 	brake   *fleet.Brake
 	loading bool
+
+	away     map[*machine]struct{} // machines that are not here
+	suspects map[*machine]struct{} // machines that are late
+	keeps    bool                  // some machine is kept
+	askAt    time.Time             // when the store is to be asked again, if so
 }
 
 // pair is fleet.Key without its strings.
@@ -89,6 +94,8 @@ func NewState(snap fleet.Snapshot) *State {
 		writing:       map[pair]*write{},
 		admit:         map[*machine]struct{}{},
 		holding:       map[*record]struct{}{},
+		away:          map[*machine]struct{}{},
+		suspects:      map[*machine]struct{}{},
 		now:           snap.At,
 		brake:         snap.Brake,
 		loading:       true,
@@ -162,7 +169,12 @@ func (s *State) SetMachine(f fleet.Machine) {
 		m.admitted = f.Admitted
 	}
 	s.unshelve(m)
+	if !m.here || m.rev != f.Rev {
+		m.answered, m.kept = time.Time{}, false
+		s.trust(m)
+	}
 	m.here, m.rev, m.leaving, m.cordon, m.metadata, m.ttl = true, f.Rev, f.Leaving, f.Cordon, f.Metadata, f.TTL
+	delete(s.away, m)
 	if m.rank < 0 {
 		s.renumber = true
 	}
@@ -200,6 +212,8 @@ func (s *State) RemoveMachine(id fleet.MachineID) {
 	s.unshelve(m)
 	m.here, m.leaving, m.cordon, m.rev, m.admitted, m.metadata = false, false, false, 0, 0, nil
 	delete(s.admit, m)
+	s.away[m] = struct{}{}
+	s.trust(m)
 	s.pushAllOn(m)
 }
 
@@ -402,8 +416,9 @@ func (s *State) number() {
 		switch {
 		case m.here:
 			s.order = append(s.order, m)
-		case len(m.on) == 0 && m.pending == 0 && m.holds == 0:
+		case len(m.on) == 0 && m.pending == 0 && m.holds == 0 && !s.vanished(m):
 			delete(s.machines, id)
+			delete(s.away, m)
 		default:
 			m.rank = -1
 		}

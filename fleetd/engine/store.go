@@ -13,6 +13,7 @@ func (s *State) machine(id fleet.MachineID) *machine {
 	if m == nil {
 		m = &machine{id: id, rank: -1, goneAt: s.now}
 		s.machines[id] = m
+		s.away[m] = struct{}{}
 	}
 	return m
 }

@@ -31,6 +31,7 @@ type facts struct {
 	exclusive map[unit.Name]bool // units that were started, and are always exclusive
 	tokens    map[unit.Name]tokenAt
 
+	losses  losses
 	lasting map[unit.Hash]bool // texts whose programs do not end by themselves
 	ended   map[fleet.Key]bool // processes that a step ended since they were started
 }
@@ -51,7 +52,7 @@ func newFacts() facts {
 	return facts{
 		records: map[version]fleet.Unit{}, admitted: map[registration]bool{}, lost: map[registration]int64{}, ran: map[fleet.Key]fleet.Observation{},
 		placed: map[fleet.Key]int64{}, rev: map[fleet.MachineID]int64{}, offers: map[fleet.MachineID]fleet.Machine{}, offered: map[fleet.MachineID]time.Time{},
-		kin: map[unit.Name]bool{}, lasting: map[unit.Hash]bool{}, exclusive: map[unit.Name]bool{}, tokens: map[unit.Name]tokenAt{}, ended: map[fleet.Key]bool{},
+		losses: newLosses(), kin: map[unit.Name]bool{}, lasting: map[unit.Hash]bool{}, exclusive: map[unit.Name]bool{}, tokens: map[unit.Name]tokenAt{}, ended: map[fleet.Key]bool{},
 	}
 }
 
@@ -61,6 +62,7 @@ func (w *world) before(from origin, events []kv.Event, changes []fleet.Change) {
 		kind, rest, _ := strings.Cut(strings.TrimPrefix(e.Key, prefix), "/")
 		w.mayWrite(from, kind, rest, e)
 	}
+	w.moving(from, changes)
 	for _, c := range changes {
 		if c.Unit != nil {
 			w.wished(from, *c.Unit, c.Deleted)

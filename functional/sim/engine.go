@@ -38,7 +38,7 @@ func (p *process) runEngine(t *task) {
 // lead plans until the term ends, and ends it.
 func (p *process) lead(t *task, reg *registry.Registry, term fleet.Term) error {
 	l := &leader{process: p, reg: reg, term: term, renewed: t.w.now}
-	p.term = &term
+	p.term, p.knows = &term, time.Time{}
 	renew, collect := p.spawn("renew", l.renew), p.spawn("collect", l.collect)
 	err := l.follow(t)
 	for err == nil {
@@ -64,6 +64,7 @@ type leader struct {
 	term    fleet.Term
 	renewed time.Time
 	over    error // the term is, so far as it can tell: guards hold it to the truth
+	known   []fleet.MachineID
 }
 
 func (l *leader) renew(t *task) {
@@ -103,6 +104,11 @@ func (l *leader) follow(t *task) error {
 	}
 	snap.At = t.w.now
 	state, at := engine.NewState(snap), snap.Rev
+	state.Remember(l.known)
+	defer func() { l.known = state.Known() }()
+	if l.knows.IsZero() {
+		l.knows = t.w.now
+	}
 	for end := t.w.now.Add(leaderTTL); state.MostMissing() && t.w.now.Before(end); {
 		t.await(300*time.Millisecond, nil)
 		at = l.takeIn(state, at, 0)
@@ -110,9 +116,10 @@ func (l *leader) follow(t *task) error {
 	for l.over == nil {
 		wait := time.Duration(0)
 		l.itIs(state)
-		if _, _, err := state.UseBrake(t.context(), l.reg, l.term, 33); err != nil {
+		if _, _, err := state.UseBrake(t.context(), l.reg, l.term, brakeShare); err != nil {
 			return err
 		}
+		l.doubt(t, state)
 		if ds := state.Turn(); len(ds) > 0 {
 			_, conflicts, err := l.reg.Commit(t.context(), l.term, ds)
 			if err != nil {

@@ -47,6 +47,7 @@ type host struct {
 	cutAt  time.Time // since then
 	deaf   bool      // it reaches the store, but hears no answer
 	busOff bool      // systemd does not answer
+	lostAt time.Time // since then its fleetd cannot renew; zero: it can
 }
 
 func newHost(w *world, n int) *host {
@@ -149,7 +150,8 @@ type process struct {
 	present *registry.Presence // nil: not registered
 	said    bool               // hello has changed
 
-	term *fleet.Term // its engine leads, so far as it knows
+	term  *fleet.Term // its engine leads, so far as it knows
+	knows time.Time   // and has seen since then who is there
 
 	feed      *guard.Feeder
 	agent     *agent.Agent

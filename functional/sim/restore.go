@@ -34,6 +34,7 @@ func (w *world) restore() {
 	w.readAll()
 	for _, h := range w.hosts {
 		w.ordersRev[h.id] = w.rev
+		h.lostAt = time.Time{} // nobody was there in the new cluster
 	}
 }
 

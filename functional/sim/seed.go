@@ -37,13 +37,18 @@ type maker struct {
 func makeScript(seed uint64, o Options) (s script, bad *Bad) {
 	r := rand.New(rand.NewPCG(seed, 0x666c656574))
 	s.about = []string{fmt.Sprintf("# seed %d", seed)}
-	s.hosts = 2 + r.IntN(4)
+	if s.hosts = 2 + r.IntN(4); o.AtOnce {
+		s.hosts = 5
+	}
 	o.Hosts = s.hosts
 	w := newWorld(o)
 	defer w.end()
 	m := newMaker(r, w)
 	if seed%4 == 0 || o.Restores {
 		m.evils = append(m.evils, setBack()...)
+	}
+	if seed%4 == 1 {
+		m.evils = append(m.evils, atOnceEvils()...)
 	}
 	for w.bad == nil && w.since() < m.end {
 		st, any := m.step()
@@ -93,6 +98,10 @@ func newMaker(r *rand.Rand, w *world) *maker {
 	if w.opt.Focus {
 		m.names, m.evils, m.slow = []string{"e1.service", "e2.service"}, longEvils(), pick(m, [][]string{nil, {"engine"}, {"presence"}})
 		m.pace, m.end, m.evilEvery, m.userEvery = 60*time.Millisecond, 300*time.Second, 20*time.Second, 15*time.Second
+	}
+	if w.opt.AtOnce {
+		m.names, m.evils, m.slow = []string{"p1.service", "p2.service", "p3.service", "p4.service", "web@1.service", "e1.service"}, atOnceEvils(), nil
+		m.pace, m.end, m.evilEvery = pick(m, []time.Duration{time.Millisecond, 4 * time.Millisecond}), 120*time.Second, 20*time.Second
 	}
 	if w.opt.Ports {
 		m.names, m.few = []string{"n1.service", "n2.service", "n3.service", "n4.service", "n5.service", "p1.service", "g1.service"}, false

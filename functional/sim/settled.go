@@ -34,6 +34,7 @@ func (w *world) settle() {
 		h.cut, h.deaf, h.busOff, h.frozen = false, false, false, false
 		h.power(true)
 		h.startFleetd()
+		h.lostAt = time.Time{}
 	}
 	end := w.since() + settleLimit
 	wrong := []string{"nothing was asked"}

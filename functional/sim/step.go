@@ -56,7 +56,10 @@ func (w *world) do(s step) error {
 	if h == nil {
 		return fmt.Errorf("step %s: there is no host %s", s, s.who)
 	}
-	return h.do(s)
+	was := h.able()
+	err := h.do(s)
+	h.mind(was)
+	return err
 }
 
 func (w *world) doAll(s step) error {

@@ -30,14 +30,16 @@ type origin struct {
 	host *host
 	p    *process
 	term fleet.Term // engine's
-	op   *userOp    // a user's
+	// knows is since when that engine has seen who is there.
+	knows time.Time
+	op    *userOp // a user's
 }
 
 func (g gate) origin() origin {
 	p := g.t.p
 	o := origin{who: g.t.name, kind: g.t.kind, host: p.h, p: p, op: p.ops[g.t.kind]}
 	if p.term != nil {
-		o.term = *p.term
+		o.term, o.knows = *p.term, p.knows
 	}
 	return o
 }
@@ -81,6 +83,7 @@ func (g gate) Renew(ctx context.Context, id kv.LeaseID) (err error) {
 	if e := g.t.request(ctx, "renew", func() {
 		g.t.w.tick()
 		if err = g.t.w.mem.Renew(context.Background(), id); err == nil {
+			g.t.w.facts.losses.renewed[g.t.w.facts.losses.lease[id]] = g.t.w.now
 			if err = g.t.p.sameCluster(id); err != nil {
 				_ = g.t.w.mem.Revoke(context.Background(), id) // it has no errors
 				g.t.w.sync(from)
@@ -102,6 +105,16 @@ func (g gate) Revoke(ctx context.Context, id kv.LeaseID) (err error) {
 		return e
 	}
 	return err
+}
+
+func (g gate) Left(ctx context.Context, ids ...kv.LeaseID) (left []time.Duration, err error) {
+	if e := g.t.request(ctx, "left", func() {
+		g.t.w.tick()
+		left, err = g.t.w.mem.Left(context.Background(), ids...)
+	}); e != nil {
+		return nil, e
+	}
+	return left, err
 }
 
 // flight is a request that was given up by who sent it, and arrives later.
@@ -141,6 +154,9 @@ func (w *world) quorum(there bool) {
 	if there && w.storeOff {
 		w.storeOff = false
 		w.mem.Extend()
+		for _, id := range w.facts.losses.lease {
+			w.facts.losses.renewed[id] = w.now
+		}
 	}
 	w.storeOff = !there
 }
@@ -259,6 +275,8 @@ func (w *world) mark(e kv.Event) {
 		w.ordersRev[fleet.MachineID(machine)] = w.rev
 	case "files":
 		w.files[unit.Hash(rest)] = !e.Delete
+	case "machines":
+		w.leased(e)
 	}
 }
 
@@ -266,6 +284,11 @@ func (w *world) mark(e kv.Event) {
 func (w *world) apply(c fleet.Change) {
 	switch {
 	case c.Machine != nil:
+		if c.Deleted {
+			w.facts.losses.left[c.Machine.ID] = w.snap.Machines[c.Machine.ID].Leaving
+		} else {
+			w.facts.losses.left[c.Machine.ID] = false
+		}
 		set(w.snap.Machines, c.Machine.ID, *c.Machine, c.Deleted)
 	case c.Unit != nil:
 		set(w.snap.Units, c.Unit.Name, *c.Unit, c.Deleted)
@@ -382,6 +405,9 @@ func (v view) Grant(context.Context, time.Duration) (kv.LeaseID, time.Duration, 
 }
 func (v view) Renew(context.Context, kv.LeaseID) error  { return kv.ErrUnavailable }
 func (v view) Revoke(context.Context, kv.LeaseID) error { return kv.ErrUnavailable }
+func (v view) Left(context.Context, ...kv.LeaseID) ([]time.Duration, error) {
+	return nil, kv.ErrUnavailable
+}
 
 // quiet is a log that nobody reads.
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -34,6 +34,10 @@ type Options struct {
 	NoFloor      bool // tokens are placements' revisions, also where those are of a backup
 	// Obedient hosts carry out what a restored store says before anybody has confirmed it.
 	Obedient bool
+	// NoQuestion: a leader does not ask how long other machines' leases live before it moves what a missed one has.
+	NoQuestion bool
+	// AtOnce makes seeds in which many of five hosts vanish in one moment; it is for the maker only.
+	AtOnce bool
 	// Restores makes more seeds with stores set back; it is for the maker only.
 	Restores bool
 }

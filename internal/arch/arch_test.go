@@ -50,7 +50,7 @@ func law() []rule {
 		{"fleetd/member", append([]string{"internal/kv/etcd"}, vocabulary...), append([]string{"golang.org/x/sys", "github.com/prometheus/"}, etcd...),
 			"the member is the only place that runs etcd; what is stored in it is the registry's affair"},
 
-		{"internal/kv/etcd", []string{"internal/kv"}, etcd, "the only client of etcd's API besides the member"},
+		{"internal/kv/etcd", []string{"internal/kv"}, append([]string{"golang.org/x/sync"}, etcd...), "the only client of etcd's API besides the member"},
 		{"internal/kv/etcd/etcdtest", []string{"internal/kv", "internal/kv/etcd", "internal/kv/kvtest"}, etcd, "etcd servers for tests of whatever stands on a store"},
 		{"internal/kv/kvtest", []string{"internal/kv"}, anyModule, "the suite every store passes"},
 		{"internal/pki", nil, nil, "certificates, requests and tokens are values; who gets them is authority's affair"},

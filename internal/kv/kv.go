@@ -95,6 +95,9 @@ type Store interface {
 	Renew(ctx context.Context, id LeaseID) error
 	// Revoke ends the lease now and deletes its keys; a lease already gone is no error.
 	Revoke(ctx context.Context, id LeaseID) error
+	// Left tells how long each lease lives on if nobody renews it, in the order of ids; up to a second less than that, for etcd counts whole
+	// ones. Negative: it has ended, though its keys may be there for a moment longer. It costs etcd's leader a request for each.
+	Left(ctx context.Context, ids ...LeaseID) ([]time.Duration, error)
 }
 
 // MaxOps is the most guards or ops one Txn may hold: etcd's default, which an external cluster will have.

@@ -218,6 +218,24 @@ func (m *Memory) Revoke(ctx context.Context, id LeaseID) error {
 	return nil
 }
 
+// Left implements Store, to the nanosecond.
+func (m *Memory) Left(ctx context.Context, ids ...LeaseID) ([]time.Duration, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.expire()
+	left := make([]time.Duration, len(ids))
+	for i, id := range ids {
+		left[i] = -1
+		if l := m.leases[id]; l != nil {
+			left[i] = l.ends.Sub(m.now())
+		}
+	}
+	return left, nil
+}
+
 // revoke ends a lease and deletes its keys, in key order and in one revision, as etcd does.
 func (m *Memory) revoke(id LeaseID) {
 	l := m.leases[id]

@@ -14,6 +14,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -143,6 +144,31 @@ func (s *Store) Revoke(ctx context.Context, id kv.LeaseID) error {
 		return nil
 	}
 	return wrap(ctx, fmt.Sprintf("revoke lease %x", id), err)
+}
+
+// asking is how many leases are asked for at once: enough to hide the way to etcd's leader, which answers each from its memory.
+const asking = 64
+
+// Left implements kv.Store. etcd has no request for many leases. Its followers pass each on to the leader, which alone knows.
+func (s *Store) Left(ctx context.Context, ids ...kv.LeaseID) ([]time.Duration, error) {
+	one, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	left := make([]time.Duration, len(ids))
+	all, each := errgroup.WithContext(one)
+	all.SetLimit(asking)
+	for i, id := range ids {
+		all.Go(func() error {
+			res, err := s.c.TimeToLive(each, clientv3.LeaseID(id))
+			if err == nil {
+				left[i] = time.Duration(res.TTL) * time.Second // -1 when it has ended
+			}
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
+		return nil, wrap(ctx, "ask for leases", err)
+	}
+	return left, nil
 }
 
 // wrap turns an error of etcd's client into kv's. ctx is the caller's: its cancellation is passed on as it is, while a deadline,

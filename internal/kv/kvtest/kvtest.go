@@ -51,6 +51,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"a lease's keys go with it", testRevoke},
 		{"a lease that is not renewed ends and its keys go in one revision", testExpiry},
 		{"a renewed lease lives on", testRenew},
+		{"a lease tells how long it lives on, also of many at once", testLeft},
 		{"a dead lease takes no puts", testDeadLease},
 		{"a put without the lease takes the key off it", testLeaseDetached},
 		{"many writers never lose an update", testContention},

@@ -56,6 +56,50 @@ func testRenew(t *testing.T, f *fixture) {
 	}
 }
 
+// testLeft asks for more leases than a store asks its server for at once, in an order of its own.
+func testLeft(t *testing.T, f *fixture) {
+	const many = 150
+	ids, want := make([]kv.LeaseID, 2*many), make([]time.Duration, 2*many)
+	for i := range many {
+		id, ttl := f.grant(time.Hour + time.Duration(i)*time.Minute)
+		ids[i], want[i] = id, ttl
+		ids[2*many-1-i], want[2*many-1-i] = id, ttl
+	}
+	if err := f.Store.Revoke(f.ctx, ids[7]); err != nil {
+		t.Fatal(err)
+	}
+	pass := time.Duration(0)
+	if f.Pass != nil {
+		pass = 10 * time.Second
+		f.Pass(pass)
+	}
+	if err := f.Store.Renew(f.ctx, ids[9]); err != nil {
+		t.Fatal(err)
+	}
+	left, err := f.Store.Left(f.ctx, ids...)
+	if err != nil || len(left) != len(ids) {
+		t.Fatal(len(left), err)
+	}
+	for i, l := range left {
+		most := want[i] - pass
+		switch ids[i] {
+		case ids[7]:
+			if l >= 0 {
+				t.Errorf("lease %d was revoked, and has %s left", i, l)
+			}
+			continue
+		case ids[9]:
+			most = want[i]
+		}
+		if l > most || l < most-time.Minute { // some seconds of them a real store needed
+			t.Errorf("lease %d has %s left, want %s", i, l, most)
+		}
+	}
+	if left, err := f.Store.Left(f.ctx); err != nil || len(left) != 0 {
+		t.Errorf("of no lease: %v, %v", left, err)
+	}
+}
+
 func testDeadLease(t *testing.T, f *fixture) {
 	id, _ := f.grant(time.Minute)
 	if err := f.Store.Revoke(f.ctx, id); err != nil {
