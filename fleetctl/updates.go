@@ -47,7 +47,7 @@ func hostSystem() []command {
 			about: "  status              each host: what runs, what is under way, and why not yet; and the rollouts\n" +
 				"  history [MACHINE]   what has happened\n" +
 				"  now MACHINE|all     look for a release now; with --take take that one\n" +
-				"  reboot MACHINE      boot the staged release, as soon as there is a permit\n" +
+				"  reboot MACHINE      reboot it as soon as there is a permit and its units have left: into the staged release, or as it is\n" +
 				"  rollback MACHINE    boot the older release again, and do not take this one any more\n" +
 				"  cancel MACHINE      give up what is under way\n" +
 				"  forget MACHINE      let releases that failed there be taken again; with --take only that one\n" +

@@ -80,6 +80,9 @@ func (c *cluster) Own(ctx context.Context) (fleet.Machine, error) {
 // Take implements permits.
 func (c *cluster) Take(ctx context.Context, from, to string) error {
 	h := reboot.Holder{ID: string(c.id), Boot: c.boot, Reason: "update from " + from + " to " + to}
+	if to == "" {
+		h.Reason = "reboot asked for by hand"
+	}
 	if c.ask != nil {
 		return c.ask(ctx, "take", c.group, h)
 	}

@@ -41,6 +41,7 @@ func commands() []row {
 		{"history", "", "what has happened to this host's releases", history},
 		{"check", "[--take VERSION]", "look for a release now; --take takes that one whatever happened before", check},
 		{"apply", "[--file DIR] [--take VERSION] [--reboot]", "look, stage, and with --reboot ask for the reboot", apply},
+		{"reboot", "", "reboot as soon as there is a permit and the units have left: into the staged release, or as it is", tell(update.RebootNow)},
 		{"cancel", "", "give up the update under way", tell(update.Cancel)},
 		{"rollback", "[--why TEXT]", "boot the other slot again and do not take this release any more", rollback},
 		{"mark-good", "", "end the trial of this boot: it is good", tell(update.GatePassed)},
@@ -301,8 +302,14 @@ func rollback(ctx context.Context, j job) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(j.stdout, line(s.State))
-	if s.Phase != update.Finalizing && s.Phase != update.Rebooting {
+	end := s.State
+	if end.Phase == update.Finalizing {
+		if err := follow(ctx, *socket, func(s update.State) bool { end = s; return s.Phase != update.Finalizing }); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintln(j.stdout, line(end))
+	if end.Phase != update.Rebooting {
 		return errors.New("not rolled back")
 	}
 	return nil

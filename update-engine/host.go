@@ -87,7 +87,7 @@ func (h *host) do(ctx context.Context, a update.Action, tell func(update.Fact)) 
 	switch a.Do {
 	case update.Check:
 		h.reportFailed(ctx, a.Failed)
-		return h.check(ctx)
+		return h.check(ctx, a.Target)
 	case update.Stage:
 		h.report(ctx, a.Target.Version, rollout.Took, "")
 		h.omaha.tell(ctx, omaha.DownloadStarted())
@@ -105,6 +105,9 @@ func (h *host) do(ctx context.Context, a update.Action, tell func(update.Fact)) 
 		return h.drain(ctx)
 	case update.Finalize:
 		h.remember(ctx)
+		if a.Target.Version == "" {
+			return update.Fact{Kind: update.Finalized} // it boots what it has
+		}
 		err := h.finalize(ctx, a.Target)
 		if err == nil {
 			h.omaha.tell(ctx, omaha.Installed())
@@ -131,6 +134,9 @@ func (h *host) do(ctx context.Context, a update.Action, tell func(update.Fact)) 
 		h.reportFailed(ctx, a.Failed)
 		return h.log1("give the permit back", h.giveBack(ctx), update.Released)
 	case update.Clear:
+		if a.Target.Version != "" {
+			h.report(ctx, a.Target.Version, rollout.GaveUp, "")
+		}
 		_ = h.log1("clear the other slot", h.slots.Clear(), "")
 		_ = h.log1("give the permit back", h.giveBack(ctx), "")
 	}
@@ -259,15 +265,16 @@ func channelPath(product, arch, channel string) string {
 	return product + "/" + arch + "/" + channel + ".json"
 }
 
-func (h *host) check(ctx context.Context) update.Fact {
-	offers, err := h.offers(ctx)
+// check reads what is offered. staged is what this host has staged, if it has.
+func (h *host) check(ctx context.Context, staged update.Offer) update.Fact {
+	offers, err := h.offers(ctx, staged.Version)
 	if err != nil {
 		return update.Fact{Kind: update.CheckFailed, Why: err.Error()}
 	}
 	return update.Fact{Kind: update.Offered, Offers: offers}
 }
 
-func (h *host) offers(ctx context.Context) ([]update.Offer, error) {
+func (h *host) offers(ctx context.Context, staged string) ([]update.Offer, error) {
 	v, err := h.open(ctx)
 	if err != nil {
 		return nil, err
@@ -280,6 +287,10 @@ func (h *host) offers(ctx context.Context) ([]update.Offer, error) {
 	if h.omaha != nil {
 		if wanted, hold, err = h.omaha.choice(ctx); err != nil {
 			return nil, fmt.Errorf("ask the Omaha server: %w", err)
+		}
+		if hold != "" && staged != "" {
+			// Nebraska says so of a host that has told it that it has installed: what was granted stays granted.
+			wanted, hold = staged, ""
 		}
 	}
 	var out []update.Offer
@@ -311,7 +322,7 @@ func (h *host) readChannel(v *trust.View) (payload.Channel, error) {
 	return c, err
 }
 
-// askPermit looks at the window first, and again when the permit is there: it may have taken long.
+// askPermit asks for the right to reboot into a version; "" = into the same. It looks at the window first, and again when the permit is there: it may have taken long.
 func (h *host) askPermit(ctx context.Context, version string) update.Fact {
 	closed := func() *reboot.Refusal { return h.windows.Check(h.now(), 0) }
 	if r := closed(); r != nil {
@@ -321,9 +332,11 @@ func (h *host) askPermit(ctx context.Context, version string) update.Fact {
 		return update.Fact{Kind: update.Denied, Why: why}
 	}
 	if h.permits != nil {
-		// The rollout may have been stopped since this host staged the release.
-		if why, err := h.permits.Hold(ctx, version); err != nil || why != "" {
-			return update.Fact{Kind: update.Denied, Why: errText(err) + why}
+		if version != "" {
+			// The rollout may have been stopped since this host staged the release.
+			if why, err := h.permits.Hold(ctx, version); err != nil || why != "" {
+				return update.Fact{Kind: update.Denied, Why: errText(err) + why}
+			}
 		}
 		if err := h.permits.Take(ctx, h.running, version); err != nil {
 			return update.Fact{Kind: update.Denied, Why: err.Error()}

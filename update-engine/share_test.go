@@ -80,7 +80,7 @@ func TestHostsStageAReleaseFromEachOtherOverTLS(t *testing.T) {
 		go func() { end <- h.share.serveOn(ctx, l, m.cfg) }()
 		t.Cleanup(func() { cancel(); must(t, <-end) })
 		all.reports = append(all.reports, rollout.Host{Machine: id, Channel: rolloutOf(m.cfg), Peer: l.Addr().String()})
-		offers, err := h.offers(t.Context())
+		offers, err := h.offers(t.Context(), "")
 		must(t, err)
 		if f := h.stage(t.Context(), offers[0], func(update.Fact) {}); f.Kind != update.StagedOK {
 			t.Fatalf("%s: %+v", id, f)

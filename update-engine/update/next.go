@@ -38,6 +38,8 @@ func (s State) next(f Fact) (State, Action) {
 		return s.staging(f)
 	case Staged:
 		return s.staged(f)
+	case Asking:
+		return s.asking(f)
 	case Draining, Finalizing, Rebooting:
 		return s.leaving(f)
 	case Trial, Settling:
@@ -55,6 +57,7 @@ func (s State) started(f Fact) (State, Action) {
 		// What was remembered is lost; the other slot's boot entry is left to tell that its release did not prove itself.
 		s = s.remember(f.Spent, "came back after its tries were spent, as its boot entry says", f.At)
 	}
+	ran := s.Running
 	s.Boot, s.Policy, s.Running, s.Good = f.Boot, f.Policy, f.Version, f.Good
 	if s.Seed == 0 {
 		s.Seed = f.Seed
@@ -62,6 +65,11 @@ func (s State) started(f Fact) (State, Action) {
 	if same {
 		return s.resume(f)
 	}
+	if s.Back != "" && f.Version != ran {
+		// The slot was switched, and the power went before it could be noted.
+		s = s.remember(Offer{Version: ran}, s.Back, f.At)
+	}
+	s.Back = ""
 	if s.From != "" && f.Version != s.Target.Version {
 		// The boot loader has gone back. A reboot of the running release by hand, before Target was ever started, cannot be told
 		// from it and does not happen: Target boots next from Finalize on.
@@ -91,12 +99,12 @@ func (s State) resume(f Fact) (State, Action) {
 		return s, Action{Do: Check}
 	case Staging:
 		return s, Action{Do: Stage, Target: s.Target}
-	case Staged:
+	case Staged, Asking:
 		s.RetryAt = f.At
 	case Draining:
 		return s, Action{Do: Drain}
 	case Finalizing:
-		if s.Target == (Offer{}) {
+		if s.Back != "" {
 			return s, Action{Do: RollBack}
 		}
 		return s, Action{Do: Finalize, Target: s.Target}
@@ -122,12 +130,38 @@ func (s State) idle(f Fact) (State, Action) {
 	case CheckNow:
 		s.Phase, s.Want = Checking, f.Version
 		return s, Action{Do: Check}
+	case RebootNow:
+		return s.wait(f)
+	}
+	return s, Action{}
+}
+
+// wait waits for the right to reboot as the host is: no release is staged.
+func (s State) wait(f Fact) (State, Action) {
+	s.Phase, s.Target, s.Want, s.Why = Asking, Offer{}, "", "a reboot is asked for by hand; asking for a permit"
+	s, s.RetryAt = s.after(f.At, s.Policy.Retry)
+	return s, Action{Do: AskPermit}
+}
+
+// asking is wait, until there is a permit. Nothing else is begun meanwhile: Cancel ends it.
+func (s State) asking(f Fact) (State, Action) {
+	switch f.Kind {
+	case Tick:
+		if !f.At.Before(s.RetryAt) {
+			return s.wait(f)
+		}
+	case RebootNow:
+		return s.wait(f)
+	case Granted, Denied:
+		return s.answered(f)
 	}
 	return s, Action{}
 }
 
 func (s State) checking(f Fact) (State, Action) {
 	switch f.Kind {
+	case RebootNow:
+		return s.wait(f)
 	case CheckNow:
 		s.Want = f.Version
 	case CheckFailed:
@@ -201,14 +235,14 @@ func (s State) staged(f Fact) (State, Action) {
 		if s.Policy.Interval > 0 && !f.At.Before(s.CheckAt) && (!ask || !s.RetryAt.Before(s.CheckAt)) {
 			// Hours may pass until the window opens: a newer release, or the withdrawal of this one, must not wait for it.
 			s, s.CheckAt = s.after(f.At, s.Policy.Interval)
-			return s, Action{Do: Check}
+			return s, Action{Do: Check, Target: s.Target}
 		}
 		if ask {
 			return s.ask(f)
 		}
 	case CheckNow:
 		s.Want = f.Version
-		return s, Action{Do: Check}
+		return s, Action{Do: Check, Target: s.Target}
 	case RebootNow:
 		s.Why = "reboot asked for by hand"
 		return s, Action{Do: AskPermit, Target: s.Target}
@@ -220,21 +254,32 @@ func (s State) staged(f Fact) (State, Action) {
 		case ok:
 			return s.take(target)
 		default:
+			a := Action{Do: Clear, Target: s.Target}
 			s.Phase, s.Why = Idle, s.Target.Version+" was staged and is no longer offered: "+why
 			s.Target, s.Want = Offer{}, ""
-			return s, Action{Do: Clear}
+			return s, a
 		}
 	case CheckFailed:
 		s.Why = "check failed: " + f.Why
-	case Granted:
+	case Granted, Denied:
+		return s.answered(f)
+	}
+	return s, Action{}
+}
+
+// answered goes, or waits for the next time to ask.
+func (s State) answered(f Fact) (State, Action) {
+	if f.Kind == Granted {
 		s.Phase, s.Why = Draining, "permit held; moving units elsewhere"
 		return s, Action{Do: Drain}
-	case Denied:
+	}
+	s.Why = "a reboot is asked for by hand; no reboot permit: " + f.Why
+	if s.Phase == Staged {
 		s.Why = s.Target.Version + " is staged; no reboot permit: " + f.Why
-		s, s.RetryAt = s.after(f.At, s.Policy.Retry)
-		if f.Until.After(s.RetryAt) {
-			s, s.RetryAt = s.after(f.Until, 0)
-		}
+	}
+	s, s.RetryAt = s.after(f.At, s.Policy.Retry)
+	if f.Until.After(s.RetryAt) {
+		s, s.RetryAt = s.after(f.Until, 0)
 	}
 	return s, Action{}
 }
@@ -255,6 +300,11 @@ func (s State) leaving(f Fact) (State, Action) {
 		return s.giveBack(f, "could not make the other slot boot next: "+f.Why)
 	case s.Phase == Finalizing && f.Kind == Finalized:
 		s.Phase, s.Why = Rebooting, "rebooting"
+		if s.Back != "" {
+			// Only now: as long as the other slot may be one that cannot boot, this release is not refused.
+			s = s.remember(Offer{Version: s.Running}, s.Back, f.At)
+			s.Back = ""
+		}
 		if s.Target != (Offer{}) {
 			s.From, s.GateWhy, s.Outage = s.Running, "", false
 			s.Why = "rebooting into " + s.Target.Version
@@ -272,11 +322,15 @@ func (s State) leaving(f Fact) (State, Action) {
 
 const rebootPatience = 10 * time.Minute
 
-// giveBack returns to Staged without the permit; the host keeps what it has written. A roll back has nothing staged.
+// giveBack returns to Staged without the permit; the host keeps what it has written. Without anything staged it goes on asking; a roll back that
+// is not possible is given up.
 func (s State) giveBack(f Fact, why string) (State, Action) {
 	s.Phase, s.Why = Staged, why
-	if s.Target == (Offer{}) {
-		s.Phase = Idle
+	switch {
+	case s.Back != "":
+		s.Phase, s.Back = Idle, ""
+	case s.Target == (Offer{}):
+		s.Phase = Asking
 	}
 	s, s.RetryAt = s.after(f.At, s.Policy.Retry)
 	return s, Action{Do: Release}
@@ -336,7 +390,7 @@ const firstCheck = 7 * time.Minute
 // rollback goes back to the other slot because a person says so; what runs now is not taken again by itself.
 func (s State) rollback(f Fact) (State, Action) {
 	switch s.Phase {
-	case Idle, Checking, Staged, Settling, Trial, Releasing, Blessing:
+	case Idle, Checking, Staged, Asking, Settling, Trial, Releasing, Blessing:
 	default:
 		s.Why = "cannot roll back while " + string(s.Phase) + ": cancel first"
 		return s, Action{}
@@ -346,26 +400,25 @@ func (s State) rollback(f Fact) (State, Action) {
 		s.Why = "the older release was overwritten by " + s.Target.Version + ": nothing to roll back to"
 		return s, Action{}
 	}
-	s = s.remember(Offer{Version: s.Running}, "rolled back by hand: "+f.Why, f.At)
 	s.Phase, s.Target, s.From, s.Want = Finalizing, Offer{}, "", ""
-	s.Why = "rolling back by hand"
+	s.Back, s.Why = "rolled back by hand: "+f.Why, "rolling back by hand"
 	return s, Action{Do: RollBack}
 }
 
 // cancel gives up what is under way. From Rebooting on it is too late. Only where the other slot has been written is there
 // something to clear: otherwise it holds the way back.
 func (s State) cancel() (State, Action) {
-	a := Action{Do: Clear}
+	a := Action{Do: Clear, Target: s.Target}
 	switch {
 	case s.Phase == Checking:
 		a = Action{}
-	case s.Phase == Finalizing && s.Target == (Offer{}): // a roll back
+	case s.Phase == Asking, (s.Phase == Draining || s.Phase == Finalizing) && s.Target == (Offer{}): // a reboot as it is, or a roll back
 		a = Action{Do: Release}
 	case s.Phase != Staging && s.Phase != Staged && s.Phase != Draining && s.Phase != Finalizing:
 		return s, Action{}
 	}
 	s.Phase, s.Why = Idle, "cancelled"
-	s.Target, s.Want, s.Attempts = Offer{}, "", 0
+	s.Target, s.Want, s.Attempts, s.Back = Offer{}, "", 0, ""
 	return s, a
 }
 

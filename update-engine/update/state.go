@@ -10,6 +10,7 @@ const (
 	Checking   Phase = "checking"   // asking what releases there are
 	Staging    Phase = "staging"    // writing the release into the other slot
 	Staged     Phase = "staged"     // written and verified; waiting for the right to reboot
+	Asking     Phase = "asking"     // waiting for the right to reboot without a new release, because a person says so
 	Draining   Phase = "draining"   // permit held; units move elsewhere
 	Finalizing Phase = "finalizing" // making the other slot boot next
 	Rebooting  Phase = "rebooting"  // the reboot is under way
@@ -26,9 +27,9 @@ const (
 	Nothing   Do = ""
 	Check     Do = "check"      // answer: Offered or CheckFailed
 	Stage     Do = "stage"      // clear the other slot, write Target into it, verify; Progressed, Staged or StageFailed
-	AskPermit Do = "ask permit" // window, semaphore, users; Granted or Denied
+	AskPermit Do = "ask permit" // window, semaphore, users; Granted or Denied. No Target: for a reboot without a new release
 	Drain     Do = "drain"      // Drained (with whether the window is still open) or DrainFailed
-	Finalize  Do = "finalize"   // Finalized or FinalizeFailed
+	Finalize  Do = "finalize"   // make Target boot next, if there is one; Finalized or FinalizeFailed
 	Reboot    Do = "reboot"     // nothing comes back but a start in another boot
 	Gate      Do = "gate"       // GatePassed or GateFailed
 	Bless     Do = "bless"      // mark the running slot good; Blessed or, to try again, a Tick
@@ -41,7 +42,7 @@ const (
 // Action is what Next wants.
 type Action struct {
 	Do     Do
-	Target Offer // of Stage, AskPermit, Finalize
+	Target Offer // of Stage, AskPermit, Finalize, Clear; of Check while it is staged
 	// Failed, of Check and Release: what is remembered, for who counts it.
 	Failed []Failure
 	// DropOther: bless and take the bootability of the older slot, so that nobody can fall back to it later.
@@ -84,6 +85,7 @@ type State struct {
 	Good     bool      `json:"good,omitempty"` // the running slot has proven itself
 	Target   Offer     `json:"target,omitzero"`
 	From     string    `json:"from,omitempty"` // what ran when Target was finalized; set while it is on trial
+	Back     string    `json:"back,omitempty"` // why a person has this host go back to the other slot; set until that is done
 	Want     string    `json:"want,omitempty"` // version an operator asked for: failure memory and direction do not count
 	Attempts int       `json:"attempts,omitempty"`
 	Checks   int       `json:"checks,omitempty"` // failed in a row

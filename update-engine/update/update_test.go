@@ -181,22 +181,22 @@ func TestTranscripts(t *testing.T) {
 			tick -> staged
 			tick -> staged / ask permit
 			tick -> staged / ask permit
-			tick -> staged / check
+			tick -> staged / check 2.0.0
 			offered -> staging / stage 2.1.0`, nil},
 		{"a staged release whose rollout was stopped is cleared",
 			[]Fact{{Kind: CheckNow}, offered("2.0.0"), {Kind: StagedOK}, {Kind: CheckNow}, {Kind: Offered, Offers: []Offer{held("2.0.0")}}}, `
 			check now -> checking / check
 			offered -> staging / stage 2.0.0
 			staged -> staged / ask permit
-			check now -> staged / check
-			offered -> idle / clear`, func(s State) string { return s.Why }},
+			check now -> staged / check 2.0.0
+			offered -> idle / clear 2.0.0`, func(s State) string { return s.Why }},
 		{"a staged release that is withdrawn is cleared",
 			[]Fact{{Kind: CheckNow}, offered("2.0.0"), {Kind: StagedOK}, {Kind: CheckNow}, offered("1.0.0")}, `
 			check now -> checking / check
 			offered -> staging / stage 2.0.0
 			staged -> staged / ask permit
-			check now -> staged / check
-			offered -> idle / clear`, nil},
+			check now -> staged / check 2.0.0
+			offered -> idle / clear 2.0.0`, nil},
 		{"the window closes while the units leave",
 			[]Fact{{Kind: CheckNow}, offered("2.0.0"), {Kind: StagedOK}, {Kind: Granted}, {Kind: Drained, Shut: true}, {Kind: Tick, At: at(20)}}, `
 			check now -> checking / check
@@ -231,13 +231,13 @@ func TestTranscripts(t *testing.T) {
 				{Kind: Cancel}, {Kind: Drained}}, `
 			check now -> checking / check
 			offered -> staging / stage 2.0.0
-			cancel -> idle / clear
+			cancel -> idle / clear 2.0.0
 			staged -> idle
 			check now -> checking / check
 			offered -> staging / stage 2.0.0
 			staged -> staged / ask permit
 			granted -> draining / drain
-			cancel -> idle / clear
+			cancel -> idle / clear 2.0.0
 			drained -> idle`, nil},
 		{"cancel of a roll back or of a check touches no slot",
 			[]Fact{{Kind: RollbackNow}, {Kind: Cancel}, {Kind: CheckNow}, {Kind: Cancel}, offered("2.0.0")}, `
@@ -266,6 +266,49 @@ func TestTranscripts(t *testing.T) {
 			released -> idle
 			check now -> checking / check
 			offered -> idle`, func(s State) string { return s.Why }},
+		{"a roll back that is not possible refuses nothing",
+			[]Fact{{Kind: RollbackNow, Why: "slow"}, {Kind: FinalizeFailed, Why: "slot b holds nothing that boots"}, {Kind: Released}}, `
+			rollback now -> finalizing / roll back
+			finalize failed -> idle / release
+			released -> idle`, func(s State) string { return fmt.Sprint(s.Why, s.Failed) }},
+		{"a roll back that is called off refuses nothing",
+			[]Fact{{Kind: RollbackNow, Why: "slow"}, {Kind: Cancel}}, `
+			rollback now -> finalizing / roll back
+			cancel -> idle / release`, func(s State) string { return fmt.Sprint(s.Why, s.Failed) }},
+		{"the power goes while the slot is switched back",
+			[]Fact{{Kind: RollbackNow, Why: "slow"}, start("b2", "0.9.0", true)}, `
+			rollback now -> finalizing / roll back
+			started -> settling / gate`, func(s State) string { return s.Failed[0].Version + " " + s.Failed[0].Reason }},
+		{"the power goes before the slot is switched back",
+			[]Fact{{Kind: RollbackNow, Why: "slow"}, start("b2", "1.0.0", true)}, `
+			rollback now -> finalizing / roll back
+			started -> settling / gate`, func(s State) string { return fmt.Sprint(s.Back, s.Failed) }},
+		{"a reboot by hand without a release waits for its permit, and boots the same",
+			[]Fact{{Kind: RebootNow}, {Kind: Denied, Why: "m2 has it", At: at(1)}, {Kind: Tick, At: at(30)}, start("b1", "1.0.0", true), {Kind: Tick, At: at(31)}, {Kind: Granted},
+				{Kind: Drained}, {Kind: Finalized}, start("b2", "1.0.0", true), {Kind: GatePassed}, {Kind: Released}}, `
+			reboot now -> asking / ask permit
+			denied -> asking
+			tick -> asking / ask permit
+			started -> asking
+			tick -> asking / ask permit
+			granted -> draining / drain
+			drained -> finalizing / finalize
+			finalized -> rebooting / reboot
+			started -> settling / gate
+			gate passed -> releasing / release
+			released -> idle`, func(s State) string { return fmt.Sprint(s.From, s.Failed) }},
+		{"a reboot by hand whose units do not leave is asked for again, until it is called off",
+			[]Fact{{Kind: CheckNow}, {Kind: RebootNow}, {Kind: Granted}, {Kind: DrainFailed, Why: "db is stuck"}, {Kind: Released}, {Kind: Tick, At: at(30)}, {Kind: Granted}, {Kind: Cancel},
+				{Kind: Released}}, `
+			check now -> checking / check
+			reboot now -> asking / ask permit
+			granted -> draining / drain
+			drain failed -> asking / release
+			released -> asking
+			tick -> asking / ask permit
+			granted -> draining / drain
+			cancel -> idle / release
+			released -> idle`, nil},
 		{"a proven release that is unwell after a reboot stays",
 			[]Fact{start("b2", "1.0.0", true), {Kind: GateFailed, Why: "web"}, {Kind: GatePassed}}, `
 			started -> settling / gate
@@ -294,12 +337,17 @@ func TestTranscripts(t *testing.T) {
 			}
 			if tt.check != nil {
 				told := map[string]string{
-					"a staged release whose rollout was stopped is cleared":            "2.0.0 was staged and is no longer offered: 2.0.0 is not for this host yet: wave 3 begins at noon",
-					"a good release is taken, proves itself and the permit goes back":  "2.0.0 has proven itself ",
-					"a bad release comes back and is not taken again":                  "came back after its tries were spent: web@1 is not up",
-					"units that do not leave give the permit back":                     "the units did not leave: db is stuck",
-					"a release that cannot be staged is given up after three attempts": "could not be staged: disk",
-					"roll back by hand is remembered":                                  "1.0.0 has failed here before; update-engine check --take=1.0.0 takes it all the same",
+					"a staged release whose rollout was stopped is cleared":                       "2.0.0 was staged and is no longer offered: 2.0.0 is not for this host yet: wave 3 begins at noon",
+					"a good release is taken, proves itself and the permit goes back":             "2.0.0 has proven itself ",
+					"a bad release comes back and is not taken again":                             "came back after its tries were spent: web@1 is not up",
+					"units that do not leave give the permit back":                                "the units did not leave: db is stuck",
+					"a release that cannot be staged is given up after three attempts":            "could not be staged: disk",
+					"a roll back that is not possible refuses nothing":                            "could not make the other slot boot next: slot b holds nothing that boots[]",
+					"a roll back that is called off refuses nothing":                              "cancelled[]",
+					"the power goes while the slot is switched back":                              "1.0.0 rolled back by hand: slow",
+					"the power goes before the slot is switched back":                             "[]",
+					"a reboot by hand without a release waits for its permit, and boots the same": "[]",
+					"roll back by hand is remembered":                                             "1.0.0 has failed here before; update-engine check --take=1.0.0 takes it all the same",
 				}[tt.name]
 				if diff := cmp.Diff(told, tt.check(s)); diff != "" {
 					t.Error(diff)
@@ -498,7 +546,7 @@ func TestNextKeepsItsPromises(t *testing.T) {
 			case Bless:
 				proven[s.Running] = true
 			}
-			if f.Kind == Granted && before.Phase == Staged {
+			if f.Kind == Granted && (before.Phase == Staged || before.Phase == Asking) {
 				granted = true
 			}
 			if a.Do == Release || a.Do == Clear {
@@ -520,13 +568,21 @@ func TestPicture(t *testing.T) {
 	base.Target, base.Done, base.RetryAt = offer("2.0.0"), 1, at(1)
 	edges := map[string][]string{}
 	var order []string
-	for _, p := range []Phase{Idle, Checking, Staging, Staged, Draining, Finalizing, Rebooting, Trial, Settling, Blessing, Releasing} {
-		facts := everyFact()
+	empty := base
+	empty.Target = Offer{}
+	back := empty
+	back.Back = "slow"
+	for _, from := range []struct {
+		phase Phase
+		state State
+	}{{Idle, base}, {Checking, base}, {Staging, base}, {Staged, base}, {Draining, base}, {Finalizing, base}, {Rebooting, base}, {Asking, empty}, {Draining, empty}, {Finalizing, empty},
+		{Finalizing, back}, {Trial, base}, {Settling, base}, {Blessing, base}, {Releasing, base}} {
+		p, facts := from.phase, everyFact()
 		if p == Staged {
 			facts = append([]Fact{{Kind: Tick, At: base.RetryAt.Add(-time.Nanosecond)}}, facts...) // it is time to check, not to ask
 		}
 		for _, f := range facts {
-			s := base
+			s := from.state
 			s.Phase, s.Good = p, p != Trial && p != Blessing
 			if f.Kind == Tick && f.At.Before(base.RetryAt) {
 				s.CheckAt = f.At
@@ -557,7 +613,9 @@ func TestPicture(t *testing.T) {
 			if edges[key] == nil {
 				order = append(order, key)
 			}
-			edges[key] = append(edges[key], what)
+			if !slices.Contains(edges[key], what) {
+				edges[key] = append(edges[key], what)
+			}
 		}
 	}
 	var b strings.Builder
