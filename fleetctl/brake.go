@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 
 	"github.com/fleet-init/fleet/internal/unit"
@@ -46,8 +45,8 @@ func (a *app) alarm(ctx context.Context) {
 	if err := a.client.Do(ctx, http.MethodGet, "brake", nil, &b); err != nil || !b.On {
 		return
 	}
-	fmt.Fprintf(a.err, "Alarm: %d of %d machines vanished at once, at %s. Their units stay where they are until enough machines are back; "+
-		"to move them now: fleetctl resume\n", len(b.Missing), b.Of, b.Since)
+	a.warn("Alarm: %d of %d machines vanished at once, at %s. Their units stay where they are until enough machines are back; "+
+		"to move them now: fleetctl resume", len(b.Missing), b.Of, b.Since)
 }
 
 // failover says, for an exclusive unit, after what time it starts elsewhere.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/unit"
@@ -16,7 +17,7 @@ func cat(ctx context.Context, a *app, args []string) int {
 	if code != exitOK {
 		return code
 	}
-	a.printf("%s", catalogued(name, f))
+	_, _ = io.WriteString(a.out, catalogued(name, f)) // the text as it is: it may become a file again
 	return exitOK
 }
 

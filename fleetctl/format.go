@@ -78,7 +78,7 @@ func table[T any](a *app, columns []column[T], standard string, rows []T) int {
 			if i > 0 {
 				fmt.Fprint(w, "\t")
 			}
-			fmt.Fprint(w, orDash(c.show(row)))
+			fmt.Fprint(w, orDash(plain(c.show(row))))
 		}
 		fmt.Fprintln(w)
 	}

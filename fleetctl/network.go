@@ -128,7 +128,7 @@ func troubles(a *app, hosts []fleet.HostNetwork) {
 			if p.Machine != "" {
 				to = shortID(string(p.Machine), a.opts.full) + "/" + to
 			}
-			fmt.Fprintf(a.out, "%s%s to %s (%s): %s\n", head, shortID(string(h.Machine), a.opts.full), to, p.Subnet, p.Trouble)
+			a.printf("%s%s to %s (%s): %s\n", head, shortID(string(h.Machine), a.opts.full), to, p.Subnet, p.Trouble)
 			head = ""
 		}
 	}

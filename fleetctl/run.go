@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"unicode"
 
 	"golang.org/x/term"
 
@@ -114,10 +115,23 @@ func (a *app) fail(format string, args ...any) int {
 // warn prints one line on stderr, after what was printed on stdout before it.
 func (a *app) warn(format string, args ...any) {
 	_ = a.out.Flush() // its error is kept and found at the end
-	fmt.Fprintf(a.err, format+"\n", args...)
+	fmt.Fprintln(a.err, harmless(fmt.Sprintf(format, args...)))
 }
 
-func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.out, format, args...) }
+// printf prints on stdout. What a server, or a text in the cluster, brought along cannot steer the terminal.
+func (a *app) printf(format string, args ...any) {
+	_, _ = io.WriteString(a.out, harmless(fmt.Sprintf(format, args...))) // a.out keeps its error
+}
+
+// harmless is a text of several lines without what a terminal would obey.
+func harmless(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return '?'
+		}
+		return r
+	}, s)
+}
 
 // usage says what is wrong with the command line and what to type.
 func (a *app) usage(err error, command string) int {
