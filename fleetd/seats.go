@@ -11,7 +11,7 @@ import (
 // seats adds to the store's configuration what its leader needs to give seats.
 func (h *host) seats(c *member.Config) {
 	c.Grace, c.Hosts, c.OriginKey = h.cfg.VoterGrace, h.storeHosts, h.cfg.EtcdKeyPrefix+"origin"
-	c.Stale = registry.Leased(h.cfg.EtcdKeyPrefix)
+	c.Stale, c.Calm = registry.Leased(h.cfg.EtcdKeyPrefix), h.calm
 }
 
 // storeHosts is the registry as the store's leader needs it.

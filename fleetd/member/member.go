@@ -48,7 +48,9 @@ type Config struct {
 	// what was decided in the lost time, and is written now, would find all as it expects it.
 	Stale []string
 	Hosts func(context.Context) ([]Host, error) `json:"-"`
-	TLS   TLS                                   `json:"-"` // of the two ports; Servers have files of their own above
+	// Calm keeps everybody from planning in a cluster that works and is about to be left, until resume is called or this process ends. nil: they go on.
+	Calm func(context.Context) (resume func(), err error) `json:"-"`
+	TLS  TLS                                              `json:"-"` // of the two ports; Servers have files of their own above
 }
 
 // Role is what this host is to the store.

@@ -68,6 +68,14 @@ func (m *Member) Restore(ctx context.Context, r io.Reader, force bool) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(stagedDB(m.cfg.Dir)))
 	}
+	if len(others) > 0 && m.cfg.Calm != nil {
+		// Hosts that are taken out are lost to the old cluster, one after the other: nobody is to take them for dead in its last seconds.
+		resume, err := m.cfg.Calm(ctx)
+		if err != nil {
+			return errors.Join(err, os.Remove(stagedDB(m.cfg.Dir)))
+		}
+		defer resume()
+	}
 	if err := stage(m.cfg.Dir, staged{Took: len(others) > 0}); err != nil {
 		return err
 	}

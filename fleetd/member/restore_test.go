@@ -97,6 +97,13 @@ func (h *host) awaitOrigin() string {
 func TestRestoreOfAWorkingClusterTakesAllOthersAlong(t *testing.T) {
 	t.Parallel()
 	hosts := newHosts(t, 4)
+	calms, resumed, busy := 0, 0, errors.New("somebody plans on")
+	hosts[0].cfg.Calm = func(context.Context) (func(), error) {
+		if calms++; calms == 1 {
+			return nil, busy
+		}
+		return func() { resumed++ }, nil
+	}
 	startAll(hosts)
 	roles(t, hosts, map[Role]int{Voter: 3, StandBy: 1})
 	old := hosts[0].awaitOrigin()
@@ -107,8 +114,21 @@ func TestRestoreOfAWorkingClusterTakesAllOthersAlong(t *testing.T) {
 		t.Errorf("without force: %v", err)
 	}
 	hosts[0].wantKey("k", "bad")
+	if calms != 0 {
+		t.Error("plans are held for a restore that is refused")
+	}
+	if err := hosts[0].restore(saved, true); !errors.Is(err, busy) {
+		t.Errorf("while plans go on: %v", err)
+	}
+	if _, err := os.Stat(stagedDB(hosts[0].cfg.Dir)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something is left of it: %v", err)
+	}
+	roles(t, hosts, map[Role]int{Voter: 3, StandBy: 1})
 	if err := hosts[0].restore(saved, true); err != nil {
 		t.Fatal(err)
+	}
+	if calms != 2 || resumed != 1 {
+		t.Errorf("plans were held %d times and let go %d times", calms, resumed)
 	}
 	hosts[0].wantOrigin(old, false)
 	roles(t, hosts, map[Role]int{Voter: 3, StandBy: 1})

@@ -356,3 +356,49 @@ func testLeader(t *testing.T, f *fixture) {
 	}
 	f.want("leader", m1, who())
 }
+
+func TestHoldPlans(t *testing.T) { eachStore(t, testHoldPlans) }
+
+// While plans are held nobody leads, the host that holds them neither, and what the leader of before has on its way is not written.
+func testHoldPlans(t *testing.T, f *fixture) {
+	ctx := t.Context()
+	s := newStage(f)
+	old := s.term
+	wakes := f.WatchLeader(ctx)
+	<-wakes
+	place := func(term Term) error {
+		t.Helper()
+		_, lost, err := f.Commit(ctx, term, []fleet.Decision{s.place("web@1.service", m1)})
+		if err == nil && len(lost) > 0 {
+			t.Error("refused, and the term is not over")
+		}
+		return err
+	}
+	// Another engine is quicker once, when the leader's term is ended.
+	f.hook = func() { f.lead(m2) }
+	held, err := f.HoldPlans(ctx, m2, "1", time.Minute)
+	f.must(err)
+	<-wakes
+	for _, m := range []fleet.MachineID{m1, m2} {
+		if _, ok, err := f.Campaign(ctx, m, "1", time.Minute); ok || err != nil {
+			t.Errorf("%s leads while plans are held: ok=%v err=%v", m, ok, err)
+		}
+	}
+	if err := place(old); err == nil {
+		t.Error("a plan of before is written while plans are held")
+	}
+	f.wantErr("renew the old term", f.Renew(ctx, old), kv.ErrLeaseGone)
+	f.must(f.Renew(ctx, held))
+	f.must(f.Resign(ctx, held))
+	if err := place(old); err == nil {
+		t.Error("and after that")
+	}
+	f.must(place(f.lead(m1)))
+	// With nobody to follow, and once more by the same host.
+	f.must(f.Resign(ctx, f.lead(m1)))
+	first, err := f.HoldPlans(ctx, m1, "1", time.Minute)
+	f.must(err)
+	_, err = f.HoldPlans(ctx, m1, "1", time.Minute)
+	f.must(err)
+	f.wantErr("renew the first hold", f.Renew(ctx, first), kv.ErrLeaseGone)
+}

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/fleet-init/fleet/internal/fleet"
@@ -46,7 +47,7 @@ func (r *Registry) Campaign(ctx context.Context, self fleet.MachineID, version s
 		return Term{}, false, err
 	}
 	if cur != nil {
-		if rec.Machine != self || cur.Lease == 0 {
+		if rec.Machine != self || cur.Lease == 0 || rec.Pause {
 			return Term{}, false, nil
 		}
 		// The key must go and be made anew, so that whatever the old process still has on its way fails on the create revision.
@@ -54,13 +55,17 @@ func (r *Registry) Campaign(ctx context.Context, self fleet.MachineID, version s
 			return Term{}, false, storeErr("end own earlier term", err)
 		}
 	}
+	return r.beginTerm(ctx, leaderRecord{Machine: self, Version: version}, ttl)
+}
+
+// beginTerm makes the leader key; ok=false: it is there.
+func (r *Registry) beginTerm(ctx context.Context, rec leaderRecord, ttl time.Duration) (t Term, ok bool, err error) {
 	lease, _, err := r.store.Grant(ctx, ttl)
 	if err != nil {
 		return Term{}, false, storeErr("campaign", err)
 	}
 	key := r.leaderKey()
-	rev, ok, err := r.store.Txn(ctx, []kv.Guard{{Key: key, Kind: kv.Missing}},
-		[]kv.Op{{Key: key, Value: encode(leaderRecord{Machine: self, Version: version}), Lease: lease}})
+	rev, ok, err := r.store.Txn(ctx, []kv.Guard{{Key: key, Kind: kv.Missing}}, []kv.Op{{Key: key, Value: encode(rec), Lease: lease}})
 	if err != nil || !ok {
 		r.giveBack(ctx, lease)
 		if err != nil {
@@ -68,7 +73,29 @@ func (r *Registry) Campaign(ctx context.Context, self fleet.MachineID, version s
 		}
 		return Term{}, false, err
 	}
-	return Term{Machine: self, Lease: int64(lease), Rev: rev}, true, nil
+	return Term{Machine: rec.Machine, Lease: int64(lease), Rev: rev}, true, nil
+}
+
+// HoldPlans ends the leader's term and begins one in which nobody plans, on a lease of ttl: until that ends, or Resign, no engine writes anything, for
+// the guards of all that the old leader still has on its way fail. fleet.ErrConflict: others were faster each time.
+func (r *Registry) HoldPlans(ctx context.Context, self fleet.MachineID, version string, ttl time.Duration) (Term, error) {
+	for range tries {
+		cur, _, err := r.leader(ctx)
+		if err != nil {
+			return Term{}, err
+		}
+		if cur != nil && cur.Lease != 0 {
+			// The key goes, and is made anew: plans are guarded by the revision that made it.
+			if err := r.store.Revoke(ctx, cur.Lease); err != nil {
+				return Term{}, storeErr("end the leader's term", err)
+			}
+		}
+		t, ok, err := r.beginTerm(ctx, leaderRecord{Machine: self, Version: version, Pause: true}, ttl)
+		if ok || err != nil {
+			return t, err
+		}
+	}
+	return Term{}, fmt.Errorf("hold all plans: %w", fleet.ErrConflict)
 }
 
 // giveBack ends a lease that came to no use; if that fails too, it ends by its time.

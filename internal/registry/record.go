@@ -96,6 +96,7 @@ type leaderRecord struct {
 	stamp
 	Machine fleet.MachineID `json:"machine"`
 	Version string          `json:"version,omitempty"`
+	Pause   bool            `json:"pause,omitempty"` // nobody plans in this term: see HoldPlans
 }
 
 // errNewer: the record was written by a fleetd of a newer format. It is not ours to touch.
