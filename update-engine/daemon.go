@@ -21,6 +21,8 @@ type daemon struct {
 	// do carries out one action; facts on the way (progress) go to tell, the outcome is returned. No kind = no outcome.
 	do  func(ctx context.Context, a update.Action, tell func(update.Fact)) update.Fact
 	now func() time.Time
+	// write replaces a file whole or not at all.
+	write func(path string, b []byte) error
 
 	facts chan request
 	state update.State
@@ -35,7 +37,7 @@ type request struct {
 }
 
 func newDaemon(log *slog.Logger, file string, do func(context.Context, update.Action, func(update.Fact)) update.Fact, now func() time.Time) *daemon {
-	return &daemon{log: log, file: file, do: do, now: now, facts: make(chan request), changed: func(update.State) {}}
+	return &daemon{log: log, file: file, do: do, now: now, write: replace, facts: make(chan request), changed: func(update.State) {}}
 }
 
 // ask sends a fact and waits for the state after it.
@@ -202,8 +204,8 @@ func (d *daemon) save() error {
 		// A full disk has no reserve to make; that is what it is for.
 		_ = os.WriteFile(reserve, make([]byte, 64<<10), 0o600)
 	}
-	if err = replace(d.file, b); err != nil {
-		if err = errors.Join(os.Remove(reserve), replace(d.file, b)); err != nil {
+	if err = d.write(d.file, b); err != nil {
+		if err = errors.Join(os.Remove(reserve), d.write(d.file, b)); err != nil {
 			return fmt.Errorf("write state: %w", err)
 		}
 	}

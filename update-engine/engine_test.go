@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -315,7 +316,7 @@ func TestStagingThatFailsIsGivenUpAndTheHostStaysAsItIs(t *testing.T) {
 	must(t, os.RemoveAll(filepath.Join(p.dir, "payloads")))
 	m := newMachine(t, p)
 	s := m.live(update.Fact{Kind: update.CheckNow}, update.Fact{Kind: update.CheckNow})
-	if m.boots != 0 || len(s.Failed) != 1 || !strings.HasPrefix(s.Failed[0].Reason, "could not be staged: image usr of 2.0.0: fetch index") {
+	if m.boots != 0 || len(s.Failed) != 1 || !strings.HasPrefix(s.Failed[0].Reason, "could not be staged: image uki of 2.0.0: fetch index") {
 		t.Errorf("%d boots, %v", m.boots, s.Failed)
 	}
 	m.runs("1.0.0")
@@ -366,6 +367,26 @@ func TestStateThatIsDamagedIsBegunAnew(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(m.cfg.StateDir, "state.json"), []byte("{"), 0o600))
 	m.live(update.Fact{Kind: update.CheckNow})
 	m.runs("2.0.0")
+}
+
+// TestWhatFailedIsRememberedOnAFullDisk fills the disk before a release comes back: what takes room beside the state is given up for it.
+func TestWhatFailedIsRememberedOnAFullDisk(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "state.json")
+	d := newDaemon(slog.New(slog.NewTextHandler(testWriter{t}, nil)), file, nil, time.Now)
+	d.state = update.State{Phase: update.Trial, Boot: "b1", Running: "2.0.0", From: "1.0.0", Target: update.Offer{Version: "2.0.0"}, GateWhy: "web is down"}
+	must(t, d.save())
+	d.write = func(p string, b []byte) error {
+		if _, err := os.Stat(file + ".reserve"); err == nil {
+			return fmt.Errorf("write %s: %w", p, syscall.ENOSPC)
+		}
+		return replace(p, b)
+	}
+	d.step(update.Fact{Kind: update.Started, Boot: "b2", Version: "1.0.0", Good: true})
+	again := newDaemon(d.log, file, nil, time.Now)
+	must(t, again.load())
+	if f := again.state.Failed; len(f) != 1 || f[0].Version != "2.0.0" || !strings.Contains(f[0].Reason, "web is down") {
+		t.Errorf("what failed is %v", f)
+	}
 }
 
 func TestStatusText(t *testing.T) {

@@ -205,6 +205,50 @@ func TestPeopleAreWaitedForUntilADeadline(t *testing.T) {
 	}
 }
 
+// slowPermit is a cluster that takes an hour to give a permit.
+type slowPermit struct {
+	permits
+	now   *time.Time
+	given []string
+}
+
+func (s *slowPermit) Hold(context.Context, string) (string, error) { return "", nil }
+func (s *slowPermit) Take(context.Context, string, string) error {
+	*s.now = s.now.Add(time.Hour)
+	s.given = append(s.given, "taken")
+	return nil
+}
+func (s *slowPermit) GiveBack(context.Context) error {
+	s.given = append(s.given, "given back")
+	return nil
+}
+func (s *slowPermit) Drain(context.Context) error { return s.Take(nil, "", "") }
+
+func TestTheWindowIsLookedAtAgainWhenThePermitIsThere(t *testing.T) {
+	now := time.Date(2026, 11, 21, 22, 30, 0, 0, time.UTC)
+	ws, err := Config{Window: []string{"22:00 +1h UTC", "04:00 +90m UTC"}}.windows()
+	must(t, err)
+	s := &slowPermit{now: &now}
+	h := &host{cfg: Config{DrainTimeout: time.Hour}, log: slog.New(slog.DiscardHandler), now: func() time.Time { return now }, windows: ws, permits: s}
+	want := update.Fact{Kind: update.Denied, Why: "the reboot window opens Sun 2026-11-22 04:00 UTC", Until: time.Date(2026, 11, 22, 4, 0, 0, 0, time.UTC)}
+	if diff := cmp.Diff(want, h.askPermit(t.Context(), "2.0.0")); diff != "" {
+		t.Errorf("it closed while the permit was waited for: %s", diff)
+	}
+	if diff := cmp.Diff(want, h.askPermit(t.Context(), "2.0.0")); diff != "" {
+		t.Errorf("it is closed: %s", diff)
+	}
+	if diff := cmp.Diff([]string{"taken", "given back"}, s.given); diff != "" {
+		t.Error(diff)
+	}
+	now = want.Until
+	if f := h.askPermit(t.Context(), "2.0.0"); f.Kind != update.Granted {
+		t.Errorf("an hour of the second window is left: %+v", f)
+	}
+	if f := h.drain(t.Context()); f.Kind != update.Drained || !f.Shut {
+		t.Errorf("it closed while the units left: %+v", f)
+	}
+}
+
 func TestHistoryAndReportOfAnUpdate(t *testing.T) {
 	p := newPublisher(t)
 	p.publish(t, "2.0.0")

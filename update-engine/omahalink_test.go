@@ -7,7 +7,9 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -77,5 +79,32 @@ func TestOmahaHoldIsNoFailure(t *testing.T) {
 	answer = ""
 	if got := m.live(update.Fact{Kind: update.CheckNow}); got.Checks != 1 {
 		t.Errorf("an empty answer is no failure: %s", got.Why)
+	}
+}
+
+// TestNebraskaThatThinksWeAreBusyLeavesWhatIsStaged has a host wait with a staged release for people, while the server says of it that it is updating.
+func TestNebraskaThatThinksWeAreBusyLeavesWhatIsStaged(t *testing.T) {
+	p := newPublisher(t)
+	p.publish(t, "2.0.0", "1.0.0")
+	n := &nebraska{version: "2.0.0"}
+	granting := omaha.Handler(n)
+	busy := atomic.Bool{}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if busy.Load() {
+			fmt.Fprint(w, `<response protocol="3.0"><app status="error-updateInProgressOnInstance"><updatecheck status="error-internal"/></app></response>`)
+			return
+		}
+		granting.ServeHTTP(w, r)
+	}))
+	defer s.Close()
+	m := newMachine(t, p)
+	m.cfg.Omaha, m.cfg.OmahaApp, m.cfg.Strategy = s.URL, "app", off
+	staged := func(s update.State) bool { return s.Phase == update.Staged }
+	m.session(staged, update.Fact{Kind: update.CheckNow})
+	busy.Store(true)
+	checked := time.Now()
+	again := func(s update.State) bool { return s.LastGood.After(checked) || s.Phase == update.Idle }
+	if got, _ := m.session(again, update.Fact{Kind: update.CheckNow}); got.Phase != update.Staged || got.Target.Version != "2.0.0" {
+		t.Errorf("it is %s: %s", got.Phase, got.Why)
 	}
 }

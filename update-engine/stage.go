@@ -101,7 +101,8 @@ func (h *host) write(ctx context.Context, target update.Offer, tell func(update.
 	if err != nil {
 		return r, err
 	}
-	for _, name := range []string{usr, uki} {
+	// The kernel first: that its file system is full is then known before the slot is written.
+	for _, name := range []string{uki, usr} {
 		im, _ := m.Image(name)
 		w := writer{host: h, dir: path.Dir(at), image: im, tell: func(p payload.Progress) {
 			if name == usr {

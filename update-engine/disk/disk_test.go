@@ -154,6 +154,24 @@ func TestRemovedSpaceIsFreeAgain(t *testing.T) {
 	}
 }
 
+func TestWhatAnotherSystemWroteMeanwhileIsNeitherFreeNorOverwritten(t *testing.T) {
+	d, ours := fat(t)
+	before, _ := ours.Free()
+	theirs := bytes.Repeat([]byte("theirs"), 1<<20)
+	if err := put(open(t, d), "filler", theirs); err != nil {
+		t.Fatal(err)
+	}
+	if free, err := ours.Free(); err != nil || before-free < int64(len(theirs)) {
+		t.Errorf("%d bytes free, %v, %d before", free, err, before)
+	}
+	if err := put(ours, "b.efi", make([]byte, 5<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(get(t, open(t, d), "filler"), theirs) {
+		t.Error("the other system's file was overwritten")
+	}
+}
+
 func TestFATErrors(t *testing.T) {
 	_, f := fat(t)
 	if err := put(f, "a.conf", []byte("x")); err != nil {

@@ -60,18 +60,27 @@ func OpenFAT(dev Device) (*FAT, error) {
 	if n*4 > f.span || n > endMark || f.root < 2 || int64(f.root) >= n {
 		return nil, fmt.Errorf("%w: %d clusters in a table of %d bytes", ErrNoFAT, n, f.span)
 	}
-	// Piece by piece: a boot sector that claims more clusters than the device has must not cost their memory.
+	if err := f.load(n); err != nil {
+		return nil, err
+	}
+	return f, f.collect()
+}
+
+// load reads the allocation table of n clusters, piece by piece: a boot sector that claims more than the device has must not cost their memory.
+func (f *FAT) load(n int64) error {
+	var next []uint32
 	raw := make([]byte, 64<<10)
 	for at := int64(0); at < n*4; at += int64(len(raw)) {
 		raw = raw[:min(int64(len(raw)), n*4-at)]
-		if _, err := dev.ReadAt(raw, f.reserved+at); err != nil {
-			return nil, fmt.Errorf("read allocation table: %w", err)
+		if _, err := f.dev.ReadAt(raw, f.reserved+at); err != nil {
+			return fmt.Errorf("read allocation table: %w", err)
 		}
 		for b := raw; len(b) > 0; b = b[4:] {
-			f.next = append(f.next, le.Uint32(b)&linkMsk)
+			next = append(next, binary.LittleEndian.Uint32(b)&linkMsk)
 		}
 	}
-	return f, f.collect()
+	f.next = next
+	return nil
 }
 
 // chain lists the clusters of a file. A chain that leaves the disk or runs in a circle is an error.
@@ -200,8 +209,12 @@ func (f *FAT) forgetCount() error {
 	return nil
 }
 
-// Free is how many bytes are left.
+// Free is how many bytes are left. It reads the table anew: a person, or another system, may have mounted this file system and changed it since, and
+// what was written there must neither be counted as free nor be overwritten.
 func (f *FAT) Free() (int64, error) {
+	if err := f.load(int64(len(f.next))); err != nil {
+		return 0, err
+	}
 	n := int64(0)
 	for _, c := range f.next[2:] {
 		if c == 0 {

@@ -80,8 +80,8 @@ func (f *fetcher) DownloadFile(url string, most int64, _ time.Duration) ([]byte,
 	return b, err
 }
 
-// Open reads and checks the directory's metadata. now is the time against which it must not have expired: the greatest of what
-// the clock says, when the image was built, and the last time that was believed, so that a clock reset to 1970 opens no hole.
+// Open reads and checks the directory's metadata. It must not have expired by now, nor by the last time at which this host believed it: a clock that
+// was reset to 1970 brings nothing back that had expired then.
 func (c Client) Open(ctx context.Context, now time.Time) (*View, error) {
 	if len(c.Root) == 0 {
 		return nil, ErrNoKeys
@@ -100,6 +100,10 @@ func (c Client) Open(ctx context.Context, now time.Time) (*View, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read root metadata: %w", sort(err))
 	}
+	seen := filepath.Join(c.Cache, metadata.TIMESTAMP+".json")
+	if info, err := os.Stat(seen); err == nil && info.ModTime().After(now) {
+		now = info.ModTime()
+	}
 	up.UnsafeSetRefTime(now)
 	// Hosts with this root can use a copy only if it holds this root.
 	version := up.GetTrustedMetadataSet().Root.Signed.Version
@@ -107,7 +111,8 @@ func (c Client) Open(ctx context.Context, now time.Time) (*View, error) {
 	if err := up.Refresh(); err != nil {
 		return nil, fmt.Errorf("check the directory's metadata: %w", sort(err))
 	}
-	if err := syncAll(c.Cache); err != nil {
+	// A clock that is wrong the other way is remembered no longer than what was signed last holds: behind that nothing is believed.
+	if err := errors.Join(os.Chtimes(seen, now, now), syncAll(c.Cache)); err != nil {
 		return nil, fmt.Errorf("keep what was seen of the directory: %w", err)
 	}
 	return &View{ctx, up, f}, nil

@@ -210,6 +210,39 @@ func TestNothingIsBelievedAfterItsTime(t *testing.T) {
 	}
 }
 
+// TestClockThatIsResetBringsNothingBack sets the clock back, and forth.
+func TestClockThatIsResetBringsNothingBack(t *testing.T) {
+	h := newHouse(t)
+	h.Expiry.Root = 5 * 24 * time.Hour
+	must(t, h.Rotate(h.roles, h.all(), day(0))) // by roots that expire before the rest
+	c := h.client(t)
+	want(t, c, day(4), "one")
+	must(t, h.Refresh(h.roles.Online, day(6)))
+	if _, err := read(t, c, day(6)); !errors.Is(err, ErrExpired) {
+		t.Errorf("the root has expired: %v", err)
+	}
+	h.Expiry.Root = 700 * 24 * time.Hour
+	must(t, h.Rotate(h.roles, h.all(), day(6)))
+	frozen := t.TempDir()
+	must(t, os.CopyFS(frozen, os.DirFS(h.Dir)))
+	want(t, c, day(15), "one")
+	must(t, h.Refresh(h.roles.Online, day(15)))
+	want(t, c, day(20), "one")
+	want(t, c, time.Unix(0, 0), "one") // it holds at day 20, too
+	// A host that is far ahead believes nothing, and remembers nothing of it.
+	if _, err := read(t, c, day(9000)); !errors.Is(err, ErrExpired) {
+		t.Errorf("in 25 years: %v", err)
+	}
+	want(t, c, day(20), "one")
+	// A host that believed an older state at day 20, and is shown nothing newer, does not begin to believe again what expires at day 16.
+	late := Client{h.root, t.TempDir(), dir(frozen)}
+	want(t, late, time.Unix(0, 0), "one")
+	must(t, os.Chtimes(filepath.Join(late.Cache, "timestamp.json"), day(20), day(20)))
+	if got, err := read(t, late, time.Unix(0, 0)); !errors.Is(err, ErrExpired) {
+		t.Errorf("what had expired is believed by a clock at 1970: %q, %v", got, err)
+	}
+}
+
 func TestOlderStateIsNotBelievedAgain(t *testing.T) {
 	h := newHouse(t)
 	old := t.TempDir()
