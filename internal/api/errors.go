@@ -1,9 +1,12 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/fleet-init/fleet/internal/fleet"
 	"github.com/fleet-init/fleet/internal/kv"
@@ -18,8 +21,8 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	if e.Message == "" {
-		return http.StatusText(e.Code)
+	if strings.TrimSpace(e.Message) == "" {
+		return cmp.Or(http.StatusText(e.Code), fmt.Sprintf("HTTP status %d", e.Code))
 	}
 	return e.Message
 }
