@@ -39,7 +39,7 @@ func hostSystem() []command {
 				"  set-percent N       so many of a hundred\n" +
 				"  set-domain KEY      of the machines with one value of this metadata, one at a time; \"\" ends that\n" +
 				"  set-outage yes|no   whether the store may lose its quorum, where there are too few voters to avoid it\n" +
-				"  set-homeless yes|no whether units may go down that no other machine takes",
+				"  set-homeless yes|no whether units may go down that no other machine takes, and exclusive ones be without a failover",
 			example: "fleetctl reboot status"},
 		{name: "update", args: "status|history|now|reboot|rollback|cancel|forget|rollout|pause|resume|percent|end [MACHINE|WORD]",
 			summary: "Show and steer the releases of the hosts' own system", run: updateCommand, completes: []string{"machines"},

@@ -100,7 +100,7 @@ func (r *reboots) facts(group, asker string) reboot.Facts {
 				c.Machines[id] = m
 			}
 		}
-		c.At, c.Homeless = r.now(), homelessOf(s, fleet.MachineID(asker))
+		c.At, c.Homeless, c.Stranded = r.now(), homelessOf(s, fleet.MachineID(asker)), strandedOf(s, fleet.MachineID(asker))
 		var guards []kv.Guard
 		for _, id := range slices.Sorted(maps.Keys(s.Machines)) {
 			if len(s.Machines) <= mostGuards || votingMachines[id] {
@@ -156,41 +156,76 @@ func clusterOf(s fleet.Snapshot, votes []voter, domain, asker string) (reboot.Cl
 // homelessOf are the units that only run on a machine as long as it is there: planned on the same cluster without it, no machine
 // takes them. Units that name this machine live and die with it, as their authors said, and global ones have a copy elsewhere or need none.
 func homelessOf(s fleet.Snapshot, m fleet.MachineID) []string {
-	without := s
-	without.Machines, without.Placements, without.Observed = maps.Clone(s.Machines), map[fleet.Key]fleet.Placement{}, map[fleet.Key]fleet.Observation{}
-	delete(without.Machines, m)
 	var names []unit.Name
 	for k, p := range s.Placements {
-		if k.Machine != m {
-			without.Placements[k] = p
-			continue
-		}
-		u, known := s.Units[k.Unit]
-		if known && !p.Handover && p.Target == fleet.Launched && !u.Needs.Global && u.Needs.MachineID == "" && runs(s.Observed[k]) {
+		if k.Machine == m && movable(s, k, p) {
 			names = append(names, k.Unit)
 		}
 	}
-	for k, o := range s.Observed {
-		if k.Machine != m {
-			without.Observed[k] = o
+	var out []string
+	for _, e := range withoutHome(s, names, m) {
+		out = append(out, fmt.Sprintf("%s (%s)", e.Unit, whyNot(e)))
+	}
+	return out
+}
+
+// strandedOf are the exclusive units of other machines whose failover a machine is: if theirs died, it would take them, and without it none does.
+func strandedOf(s fleet.Snapshot, m fleet.MachineID) []string {
+	by := map[fleet.MachineID][]unit.Name{}
+	for k, p := range s.Placements {
+		if _, here := s.Machines[k.Machine]; here && k.Machine != m && movable(s, k, p) && s.Units[k.Unit].Needs.Exclusive {
+			by[k.Machine] = append(by[k.Machine], k.Unit)
 		}
 	}
+	var out []string
+	for _, on := range slices.Sorted(maps.Keys(by)) {
+		// Who has no failover as it is loses none.
+		none := map[unit.Name]bool{}
+		for _, e := range withoutHome(s, by[on], on) {
+			none[e.Unit] = true
+		}
+		for _, e := range withoutHome(s, by[on], on, m) {
+			if !none[e.Unit] {
+				out = append(out, fmt.Sprintf("%s on %s (%s)", e.Unit, on.Short(), whyNot(e)))
+			}
+		}
+	}
+	return out
+}
+
+// movable says whether a placement is of a unit that runs and may run elsewhere.
+func movable(s fleet.Snapshot, k fleet.Key, p fleet.Placement) bool {
+	u, known := s.Units[k.Unit]
+	return known && !p.Handover && p.Target == fleet.Launched && !u.Needs.Global && u.Needs.MachineID == "" && runs(s.Observed[k])
+}
+
+// withoutHome are those of the units that no machine takes when some machines are gone for good, with all that ran there.
+func withoutHome(s fleet.Snapshot, names []unit.Name, gone ...fleet.MachineID) (out []fleet.Explanation) {
 	if len(names) == 0 {
 		return nil
 	}
+	without := s
+	without.Machines, without.Placements, without.Observed = maps.Clone(s.Machines), maps.Clone(s.Placements), maps.Clone(s.Observed)
+	without.Holders = maps.Clone(s.Holders) // they have let go, and whoever holds an exclusive unit longest does in the end
+	maps.DeleteFunc(without.Machines, func(id fleet.MachineID, _ fleet.Machine) bool { return slices.Contains(gone, id) })
+	maps.DeleteFunc(without.Placements, func(k fleet.Key, _ fleet.Placement) bool { return slices.Contains(gone, k.Machine) })
+	maps.DeleteFunc(without.Observed, func(k fleet.Key, _ fleet.Observation) bool { return slices.Contains(gone, k.Machine) })
+	maps.DeleteFunc(without.Holders, func(_ unit.Name, h fleet.Holder) bool { return slices.Contains(gone, h.Machine) })
 	slices.Sort(names)
-	var out []string
 	for _, e := range engine.Explain(without, names...) {
-		if e.Machine != "" {
-			continue
+		if e.Machine == "" {
+			out = append(out, e)
 		}
-		why := e.Reason
-		if len(e.Refusals) > 0 {
-			why = e.Refusals[0].Machine.Short() + ": " + e.Refusals[0].Reason
-		}
-		out = append(out, fmt.Sprintf("%s (%s)", e.Unit, why))
 	}
 	return out
+}
+
+// whyNot is why no machine takes a unit.
+func whyNot(e fleet.Explanation) string {
+	if len(e.Refusals) > 0 {
+		return e.Refusals[0].Machine.Short() + ": " + e.Refusals[0].Reason
+	}
+	return e.Reason
 }
 
 // rebootAsk is what is wanted of a group's semaphore.

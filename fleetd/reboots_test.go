@@ -45,6 +45,9 @@ func three(t *testing.T, units ...string) fleet.Snapshot {
 			switch k, v, _ := strings.Cut(need, "="); k {
 			case "global":
 				u.Needs.Global = true
+			case "exclusive":
+				u.Needs.Exclusive = true
+				s.Holders[u.Name] = fleet.Holder{Machine: fleet.MachineID(on)}
 			case "on":
 				u.Needs.MachineID = v
 			case "rack":
@@ -116,6 +119,8 @@ func TestUnitsWithoutAnotherHome(t *testing.T) {
 		{"one that wants what only this machine has", []string{"a.service:m1 rack=r9"}, "a.service"},
 		{"on another machine", []string{"a.service:m2 rack=r9"}, ""},
 		{"the others are away", []string{"a.service:m1", "!m2", "!m3"}, "a.service"},
+		{"an exclusive one", []string{"a.service:m1 exclusive"}, ""},
+		{"an exclusive one that wants what only this machine has", []string{"a.service:m1 exclusive rack=r9"}, "a.service"},
 	} {
 		s := three(t, tt.units...)
 		before := len(s.Placements)
@@ -131,6 +136,34 @@ func TestUnitsWithoutAnotherHome(t *testing.T) {
 		}
 		if len(s.Placements) != before {
 			t.Errorf("%s: the snapshot has changed", tt.name)
+		}
+	}
+}
+
+func TestExclusiveUnitsKeepTheirFailover(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		units []string
+		want  string
+	}{
+		{"a third machine takes it", []string{"a.service:m2 exclusive"}, ""},
+		{"no third machine", []string{"a.service:m2 exclusive", "!m3"}, "a.service on m2"},
+		{"the third machine is taken", []string{"a.service:m2 exclusive not=b*", "b1.service:m3"}, "a.service on m2"},
+		{"it has no failover as it is", []string{"a.service:m2 exclusive rack=r9"}, ""},
+		{"it names its machine", []string{"a.service:m2 exclusive on=m2"}, ""},
+		{"on this machine", []string{"a.service:m1 exclusive", "!m3"}, ""},
+		{"not exclusive", []string{"a.service:m2", "!m3"}, ""},
+		{"two on one machine, one on another", []string{"a.service:m2 exclusive not=c*", "b.service:m2 exclusive", "c.service:m3"}, "a.service on m2"},
+	} {
+		var got []string
+		for _, text := range strandedOf(three(t, tt.units...), "m1") {
+			who, why, _ := strings.Cut(text, " (")
+			if got = append(got, who); len(why) < 5 {
+				t.Errorf("%s: no reason in %q", tt.name, text)
+			}
+		}
+		if diff := cmp.Diff(tt.want, strings.Join(got, ", ")); diff != "" {
+			t.Errorf("%s: %s", tt.name, diff)
 		}
 	}
 }

@@ -23,7 +23,7 @@ type Semaphore struct {
 	Domain string `json:"domain,omitempty"`
 	// Outage lets a machine reboot although the store loses its quorum meanwhile, where there are too few voters to avoid it.
 	Outage bool `json:"outage,omitempty"`
-	// Homeless lets a machine reboot although units of it run nowhere meanwhile.
+	// Homeless lets a machine reboot although units of it run nowhere meanwhile, or exclusive ones elsewhere have no failover.
 	Homeless bool     `json:"homeless,omitempty"`
 	Holders  []Holder `json:"holders,omitempty"` // by ID
 }
@@ -53,6 +53,8 @@ type Cluster struct {
 	Machines map[string]Machine // all that belong to the cluster, down ones too
 	// Homeless are units on the asking machine that no other machine would take now, each with why.
 	Homeless []string
+	// Stranded are exclusive units of other machines that only the asking one would take if theirs died, each with why.
+	Stranded []string
 }
 
 // Refusal is why there is no permit now. Kind is one of few words, for metrics and FleetLock.
@@ -68,6 +70,7 @@ const (
 	Unready  = "machines_down"
 	Quorum   = "quorum"
 	Homeless = "homeless_units"
+	Failover = "exclusive_failover"
 	Closed   = "window_closed"
 	Gone     = "permit_gone"
 )
@@ -141,6 +144,10 @@ func (s Semaphore) refuse(ask Holder, c Cluster) *Refusal {
 	if len(c.Homeless) > 0 && len(c.Machines) > 1 && !s.Homeless {
 		return &Refusal{Homeless, fmt.Sprintf("no other machine takes %s: make room, or allow it with fleetctl reboot set-homeless yes",
 			strings.Join(c.Homeless, ", "))}
+	}
+	if len(c.Stranded) > 0 && len(c.Machines) > 1 && !s.Homeless {
+		return &Refusal{Failover, fmt.Sprintf("it is the only failover of %s: make room on another machine, or allow it with fleetctl reboot set-homeless yes",
+			strings.Join(c.Stranded, ", "))}
 	}
 	return nil
 }

@@ -64,12 +64,17 @@ func TestTake(t *testing.T) {
 		{"the only voter of two, with consent", Semaphore{Outage: true}, "m1* m2", "m1", nil, "yes"},
 		{"a unit has nowhere to go", Semaphore{}, "m1 m2 m3", "m1", []string{"db.service (m2: conflicts with db2.service)"}, "homeless_units: no other machine takes db.service (m2: conflicts with db2.service): make room, or allow it with fleetctl reboot set-homeless yes"},
 		{"a unit has nowhere to go, with consent", Semaphore{Homeless: true}, "m1 m2 m3", "m1", []string{"db.service"}, "yes"},
+		{"the only failover of an exclusive unit", Semaphore{}, "m1 m2 m3", "m1", []string{"elsewhere: db.service on m2 (m3: conflicts with db2.service)"}, "exclusive_failover: it is the only failover of db.service on m2 (m3: conflicts with db2.service): make room on another machine, or allow it with fleetctl reboot set-homeless yes"},
+		{"the only failover of an exclusive unit, with consent", Semaphore{Homeless: true}, "m1 m2 m3", "m1", []string{"elsewhere: db.service on m2"}, "yes"},
 		{"a unit of a host that is alone", Semaphore{}, "m1*", "m1", []string{"db.service"}, "yes"},
 		{"a stranger is only counted", Semaphore{}, "m1* m2* m3*", "zincati", nil, "yes"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := cluster(tt.cluster)
 			c.Homeless = tt.homeless
+			if rest, ok := strings.CutPrefix(strings.Join(tt.homeless, ","), "elsewhere: "); ok {
+				c.Homeless, c.Stranded = nil, []string{rest}
+			}
 			before := fmt.Sprint(tt.sem)
 			s, r := tt.sem.Take(Holder{ID: tt.ask, Boot: tt.ask + "-1"}, c)
 			got := "yes"
