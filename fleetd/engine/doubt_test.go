@@ -265,6 +265,7 @@ func TestNewLeaderAsks(t *testing.T) {
 	d.want(0, map[int]time.Duration{2: 3 * time.Second, 3: time.Second}, true, "")
 	d.lose(id(2))
 	d.lose(id(3))
+	d.destroy("u01.service") // it counts on, though nothing is to be moved from there any more
 	d.want(time.Second, nil, false, "")
 	if !d.s.brake.On() {
 		t.Error("no alarm")

@@ -22,7 +22,7 @@ type machine struct {
 	ttl      time.Duration
 	goneAt   time.Time // since when it is not here
 	left     bool      // it said that it leaves before it went
-	seen     bool      // it was here since this planner began
+	seen     bool      // it was here since this planner began, or had something to move then
 	holds    int       // units whose holder it is
 
 	// What the store said of leases: see doubt.go.

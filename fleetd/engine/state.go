@@ -120,6 +120,9 @@ func NewState(snap fleet.Snapshot) *State {
 			m.goneAt = at
 		}
 	}
+	for m := range s.away {
+		m.seen = m.moves()
+	}
 	s.loading = false
 	for _, u := range s.units {
 		s.push(check, u)

@@ -32,6 +32,7 @@ func (l *leader) doubt(t *task, state *engine.State) {
 
 // losses are what the rule of the brake goes by.
 type losses struct {
+	granted map[kv.LeaseID]time.Time
 	lease   map[kv.LeaseID]fleet.MachineID // that registrations hang on
 	renewed map[fleet.MachineID]time.Time  // when its lease was last begun
 	ended   map[fleet.MachineID]time.Time  // when its registration went; not in it: it is registered, or never was
@@ -39,7 +40,7 @@ type losses struct {
 }
 
 func newLosses() losses {
-	return losses{lease: map[kv.LeaseID]fleet.MachineID{}, renewed: map[fleet.MachineID]time.Time{}, ended: map[fleet.MachineID]time.Time{},
+	return losses{granted: map[kv.LeaseID]time.Time{}, lease: map[kv.LeaseID]fleet.MachineID{}, renewed: map[fleet.MachineID]time.Time{}, ended: map[fleet.MachineID]time.Time{},
 		left: map[fleet.MachineID]bool{}}
 }
 
@@ -52,7 +53,7 @@ func (w *world) leased(e kv.Event) {
 		return
 	}
 	if l.lease[e.Lease] != id {
-		l.renewed[id] = w.now
+		l.renewed[id] = l.granted[e.Lease]
 	}
 	l.lease[e.Lease] = id
 	delete(l.ended, id)
@@ -100,7 +101,7 @@ func (w *world) together(h *host, knows time.Time) (n int) {
 // carries tells whether something is placed on a machine that would be moved away.
 func (w *world) carries(id fleet.MachineID) bool {
 	for k, p := range w.snap.Placements {
-		if n := w.snap.Units[k.Unit].Needs; k.Machine == id && !p.Handover && !n.Global && n.MachineID == "" {
+		if n := w.snap.Units[k.Unit].Needs; k.Machine == id && !p.Handover && p.Target != fleet.Inactive && !n.Global && n.MachineID == "" {
 			return true
 		}
 	}

@@ -34,8 +34,9 @@ func (w *world) restore() {
 	w.readAll()
 	for _, h := range w.hosts {
 		w.ordersRev[h.id] = w.rev
-		h.lostAt = time.Time{} // nobody was there in the new cluster
+		h.lostAt = time.Time{}
 	}
+	w.facts.losses = newLosses() // nobody is registered in the new cluster
 }
 
 // clearStale is fleetd/member's: what was planned in the lost time must not find its guards as they were.

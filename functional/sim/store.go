@@ -72,6 +72,7 @@ func (g gate) Grant(ctx context.Context, ttl time.Duration) (id kv.LeaseID, gran
 		g.t.w.tick()
 		id, granted, err = g.t.w.mem.Grant(context.Background(), ttl)
 		g.t.p.leases[id] = g.t.w.cluster
+		g.t.w.facts.losses.granted[id] = g.t.w.now
 	}); e != nil {
 		return 0, 0, e
 	}
