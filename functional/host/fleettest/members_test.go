@@ -53,9 +53,7 @@ func (r *rig) named(name string) *host.Host {
 // What happens to the store of a cluster in its life: seats change hands, most voters are lost, a backup is needed.
 func TestStoreOfFourHosts(t *testing.T) {
 	t.Parallel()
-	// Hosts that a forced restore takes out of the old cluster lose their leases there: until the new one is up, some seconds on a busy machine, nobody
-	// may take them for dead.
-	r := bootFiles(t, 4, host.FleetFiles(4, "agent_ttl = 20s\nvoter_grace = 10s\n"))
+	r := bootFiles(t, 4, host.FleetFiles(4, usual+"voter_grace = 10s\n"))
 	r.machines(r.Hosts()...)
 	first := r.Host(1)
 	roles := r.seats(first, 3, 1)
