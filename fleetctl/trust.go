@@ -33,7 +33,7 @@ func defineTrust(fs *pflag.FlagSet, o *trustOptions) {
 	fs.IntVar(&o.uses, "uses", 1, "how many may join by the token")
 	fs.BoolVar(&o.noVote, "no-vote", false, "hosts that join by the token never hold the store")
 	fs.StringVar(&o.memberIP, "member-ip", "", "this host's address for the others, or the network it is in; none: that of the default route, or towards the cluster")
-	fs.BoolVar(&o.force, "force", false, "ca: finish though some machines have no new certificate yet; backup restore: also while the cluster works")
+	fs.BoolVar(&o.force, "force", false, "ca: finish though some machines have no new certificate yet; certificate: revoke the last admin's too; backup restore: also while the cluster works")
 	fs.IntVar(&o.entries, "entries", 50, "how many of the newest entries to print")
 }
 
@@ -50,6 +50,14 @@ func trusting() []command {
 				"believing the old one. Units and connections go on meanwhile. Started again it goes on where it was. Tokens\n" +
 				"of before, and contexts that are not used meanwhile, are worth nothing afterwards.",
 			example: "fleetctl ca rotate"},
+		{name: "certificate", args: "list|revoke [NAME|SERIAL]", summary: "Show who has which certificate, or end some before their time", run: certificateCommand,
+			completes: []string{"verbs"}, flags: []string{"force", "json", "no-legend", "fields"},
+			about: "  list            what was issued and has not ended, of each key the newest\n" +
+				"  revoke NAME     end all that a person or a host (its name or machine ID) has got so far, on all hosts and at once: its\n" +
+				"                  connections break, what it asks is refused. Join tokens made for it before are void. A new token lets it in again\n" +
+				"  revoke SERIAL   end those of one key, where several people share a name\n" +
+				"Columns: name, role, serial, key, token, issued, until, revoked, by.",
+			example: "fleetctl certificate revoke ann"},
 		{name: "context", args: "list|use|add|remove [NAME] [TOKEN]", summary: "Choose the cluster that fleetctl speaks to", run: contextCommand,
 			completes: []string{"verbs", "contexts"}, offline: true, flags: []string{"no-legend"},
 			about: "  list             the contexts there are; * is in use\n" +
@@ -172,7 +180,7 @@ func listTokens(ctx context.Context, a *app) int {
 func caCommand(ctx context.Context, a *app, args []string) int {
 	switch strings.Join(args, " ") {
 	case "status":
-		ca, err := a.client.CA(ctx, "")
+		ca, err := a.client.CA(ctx, "", "")
 		if err != nil {
 			return a.refused("Error", err)
 		}
@@ -217,7 +225,7 @@ func (a *app) rotate(ctx context.Context) int {
 			return exitInterrupted
 		case <-timer.C:
 		}
-		if ca, err = a.client.CA(ctx, ""); err != nil {
+		if ca, err = a.client.CA(ctx, "", ""); err != nil {
 			return a.refused("Error rotating the CA", err)
 		}
 	}

@@ -31,7 +31,7 @@ func (h *host) certificates(mc *member.Config) error {
 	}
 	if len(mc.Servers) == 0 {
 		mc.TLS = h.trust.tls()
-		mc.TLS.Access = h.access
+		mc.TLS.Access, mc.TLS.Enter = h.access, h.trust.holder.Enter
 	}
 	return nil
 }

@@ -88,7 +88,7 @@ func (t *trust) settle(ctx context.Context) error {
 func (t *trust) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	changes := make(chan []*x509.Certificate, 1)
+	changes := make(chan beliefs, 1)
 	failed := make(chan error, 1)
 	if t.holdsStore() {
 		go func() {
@@ -96,7 +96,7 @@ func (t *trust) follow(ctx context.Context) error {
 				if err := t.keepCopy(s); err != nil {
 					t.log.Warn("no copy of the CA is kept", "err", err)
 				}
-				hand(ctx, changes, s.Bundle)
+				hand(ctx, changes, beliefs{s.Bundle, s.Revoked})
 			})
 		}()
 	} else {
@@ -113,8 +113,9 @@ func (t *trust) follow(ctx context.Context) error {
 		case err = <-failed:
 			renew.Stop()
 			return err
-		case bundle := <-changes:
-			err = t.turn(ctx, bundle)
+		case b := <-changes:
+			// Who is shut out comes first: it needs nobody's answer.
+			err = errors.Join(t.holder.SetRevoked(b.revoked), t.turn(ctx, b.bundle))
 		case <-renew.C:
 			cred, _ := t.holder.Get()
 			err = t.turn(ctx, cred.Bundle)
@@ -126,7 +127,13 @@ func (t *trust) follow(ctx context.Context) error {
 	}
 }
 
-func hand(ctx context.Context, to chan<- []*x509.Certificate, b []*x509.Certificate) {
+// beliefs are whom this host believes, and which of their certificates not.
+type beliefs struct {
+	bundle  []*x509.Certificate
+	revoked []pki.Revoked
+}
+
+func hand(ctx context.Context, to chan<- beliefs, b beliefs) {
 	select {
 	case to <- b:
 	case <-ctx.Done():
@@ -137,26 +144,29 @@ func hand(ctx context.Context, to chan<- []*x509.Certificate, b []*x509.Certific
 func (t *trust) holdsStore() bool { return t.external || t.identity().Role == pki.Voter }
 
 // poll asks a voter again and again, each of which answers when there is something new or a minute is over.
-func (t *trust) poll(ctx context.Context, changes chan<- []*x509.Certificate) error {
-	since := ""
+func (t *trust) poll(ctx context.Context, changes chan<- beliefs) error {
+	since, revoked := "", ""
 	for ctx.Err() == nil {
 		var got api.CA
-		if err := t.ask(func(c *api.Client) (err error) { got, err = c.CA(ctx, since); return err }); err != nil {
+		if err := t.ask(func(c *api.Client) (err error) { got, err = c.CA(ctx, since, revoked); return err }); err != nil {
 			return err
 		}
 		t.remember(cluster{Voters: got.Voters})
 		next := bundleID(got.Bundle)
-		if next == since {
+		if next == since && got.RevokedID == revoked {
 			continue
 		}
-		since = next
+		renewing := next != since
+		since, revoked = next, got.RevokedID
 		bundle, err := pki.ParseCerts([]byte(got.Bundle))
 		if err != nil {
 			return err
 		}
-		// All hosts hear of it at the same moment; they shall not all ask for certificates in the next.
-		pause.For(ctx, rand.N(2*time.Second))
-		hand(ctx, changes, bundle)
+		if renewing {
+			// All hosts hear of it at the same moment; they shall not all ask for certificates in the next.
+			pause.For(ctx, rand.N(2*time.Second))
+		}
+		hand(ctx, changes, beliefs{bundle, revokedOf(got.Revoked)})
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -60,7 +59,7 @@ func (h *host) secured(l net.Listener) net.Listener {
 	if h.trust == nil || l.Addr().Network() == "unix" {
 		return l
 	}
-	return tls.NewListener(l, h.trust.holder.Server())
+	return h.trust.holder.Listen(l)
 }
 
 // listenUnix makes the API's socket for root and the group fleet. A socket that a killed fleetd left is replaced, one that

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -34,8 +35,12 @@ func (o office) routes() map[string]api.Route {
 		"ca":          {"GET": o.showCA, "POST": o.changeCA},
 		"tokens":      {"GET": o.tokens, "POST": o.createToken},
 		"tokens/":     {"DELETE": o.revoke},
-		"whoami":      {"GET": o.whoAmI},
-		"audit":       {"GET": o.audit},
+
+		"certificates":  {"GET": o.certificates},
+		"certificates/": {"DELETE": o.revokeCertificate},
+
+		"whoami": {"GET": o.whoAmI},
+		"audit":  {"GET": o.audit},
 	}
 }
 
@@ -168,12 +173,17 @@ func (o office) showCA(w http.ResponseWriter, r *http.Request, _ string) error {
 	if err != nil {
 		return err
 	}
-	if since := r.URL.Query().Get("since"); since != "" && since == bundleID(string(pki.CertsPEM(s.Bundle...))) {
+	q := r.URL.Query()
+	news := func(s authority.State) bool {
+		// A host of an older release does not ask for what is revoked, and would come again at once.
+		return q.Get("since") != bundleID(string(pki.CertsPEM(s.Bundle...))) || q.Has("revoked") && q.Get("revoked") != revokedID(s.Revoked)
+	}
+	if q.Get("since") != "" && !news(s) {
 		ctx, cancel := context.WithTimeout(r.Context(), maxPoll)
 		defer cancel()
 		// Its error is that of the time: then the answer is what it was.
 		_ = o.authority.Watch(ctx, func(n authority.State) {
-			if s = n; bundleID(string(pki.CertsPEM(n.Bundle...))) != since {
+			if s = n; news(n) {
 				cancel()
 			}
 		})
@@ -182,7 +192,8 @@ func (o office) showCA(w http.ResponseWriter, r *http.Request, _ string) error {
 }
 
 func (o office) replyCA(w http.ResponseWriter, r *http.Request, s authority.State) error {
-	out := api.CA{Generation: s.Generation, Bundle: string(pki.CertsPEM(s.Bundle...)), Rotating: s.Rotating}
+	out := api.CA{Generation: s.Generation, Bundle: string(pki.CertsPEM(s.Bundle...)), Rotating: s.Rotating,
+		Revoked: wireRevoked(s.Revoked), RevokedID: revokedID(s.Revoked)}
 	ctx := context.WithoutCancel(r.Context())
 	var err error
 	if out.Voters, _, err = o.voters(ctx); err != nil {
@@ -318,7 +329,13 @@ func (h *host) caller(r *http.Request) api.Caller {
 // byCertificate checks anew at each request what the handshake has seen: a connection may be older than the end of a certificate, or of its CA.
 func (h *host) byCertificate(s *tls.ConnectionState, from string) api.Caller {
 	c := api.Caller{From: from}
-	if len(s.PeerCertificates) == 0 || h.trust == nil || h.trust.holder.Verify(s.PeerCertificates) != nil {
+	if len(s.PeerCertificates) == 0 || h.trust == nil {
+		return c
+	}
+	if err := h.trust.holder.Verify(s.PeerCertificates); err != nil {
+		if errors.Is(err, pki.ErrRevoked) {
+			c.Why = err.Error() // its holder is known, and shall know
+		}
 		return c
 	}
 	id, err := pki.IdentityOf(s.PeerCertificates[0])

@@ -112,7 +112,7 @@ func (s *sharing) serveOn(ctx context.Context, l net.Listener, c Config) error {
 		}
 		return now, err
 	}}
-	srv := &http.Server{Handler: hostsOnly(s.Handler()), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, BaseContext: func(net.Listener) context.Context { return ctx },
+	srv := &http.Server{Handler: hostsOnly(c, s.Handler()), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
@@ -123,8 +123,13 @@ func (s *sharing) serveOn(ctx context.Context, l net.Listener, c Config) error {
 }
 
 // hostsOnly lets hosts of the cluster in, and no person: frames are their own affair.
-func hostsOnly(next http.Handler) http.Handler {
+func hostsOnly(c Config, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Anew at each request: fleetd replaces what is there, and a connection may be older than the end of its certificate.
+		if holder, err := pki.OpenHolder(c.PKIDir, time.Now); err != nil || holder.Verify(r.TLS.PeerCertificates) != nil {
+			http.Error(w, "the certificate that came is worth nothing any more", http.StatusForbidden)
+			return
+		}
 		if id, err := pki.IdentityOf(r.TLS.PeerCertificates[0]); err != nil || !id.Role.IsHost() {
 			http.Error(w, "frames are for hosts of the cluster", http.StatusForbidden)
 			return

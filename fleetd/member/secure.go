@@ -172,10 +172,14 @@ func (p porter) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, e
 	if err == nil && p.tls.Access != nil {
 		v.access, err = p.tls.Access(c.ConnectionState().PeerCertificates[0])
 	}
+	inside := net.Conn(c)
+	if err == nil && p.tls.Enter != nil {
+		inside, err = p.tls.Enter(c, c.ConnectionState().PeerCertificates[0])
+	}
 	if err != nil {
 		return nil, nil, errors.Join(err, raw.Close())
 	}
-	return c, v, nil
+	return inside, v, nil
 }
 
 // ClientHandshake is gRPC's; the door has no clients of its own.

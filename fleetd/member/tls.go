@@ -3,6 +3,7 @@ package member
 import (
 	"context"
 	"crypto/x509"
+	"net"
 )
 
 // TLS is how this host and the others prove to each other who they are on the peer and the client port. The zero value: both ports are
@@ -20,6 +21,8 @@ type TLS struct {
 	// Access says what the holder of a verified certificate may do on the client port. An error refuses everything. The unix socket is
 	// not asked: who may open it is root here.
 	Access func(*x509.Certificate) (Access, error)
+	// Enter takes a connection over that has come in by a certificate, to end it when that is revoked; or says why it must not come in. nil: nobody asks.
+	Enter func(net.Conn, *x509.Certificate) (net.Conn, error)
 }
 
 // On tells whether the ports are protected.

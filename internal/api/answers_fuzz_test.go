@@ -43,7 +43,7 @@ func FuzzAnswers(f *testing.F) {
 		func(ctx context.Context, c *Client) error { _, err := c.Processes(ctx, "a.service", ""); return err },
 		func(ctx context.Context, c *Client) error { _, err := c.Members(ctx); return err },
 		func(ctx context.Context, c *Client) error { _, err := c.Join(ctx, JoinRequest{}); return err },
-		func(ctx context.Context, c *Client) error { _, err := c.CA(ctx, ""); return err },
+		func(ctx context.Context, c *Client) error { _, err := c.CA(ctx, "", ""); return err },
 		func(ctx context.Context, c *Client) error { _, err := c.ListTokens(ctx); return err },
 		func(ctx context.Context, c *Client) error { _, err := c.Audit(ctx, 3); return err },
 		func(ctx context.Context, c *Client) error { _, err := c.WhoAmI(ctx); return err },

@@ -188,7 +188,7 @@ func TestOpenAPIHasTheHandlersRoutes(t *testing.T) {
 	}
 	// Main brings these along; their words are this package's.
 	want = append(want, "POST /join", "POST /certificate", "POST /seat", "GET /ca", "POST /ca", "GET /tokens", "POST /tokens", "DELETE /tokens/{name}",
-		"GET /whoami", "GET /audit")
+		"GET /whoami", "GET /audit", "GET /certificates", "DELETE /certificates/{name}")
 	// So does it these, and holds their words against the description itself.
 	want = append(want, "GET /reboot", "GET /reboot/{name}", "POST /reboot/{name}", "GET /updates", "POST /updates/{name}", "GET /rollouts", "POST /rollouts/{name}")
 	for path, item := range theOpenAPI(t).Paths {
@@ -211,6 +211,7 @@ func TestOpenAPIHasTheWiresFields(t *testing.T) {
 		"RestartRequest": RestartRequest{}, "RestartOrder": RestartOrder{}, "Restarts": Restarts{}, "RestartResult": RestartResult{},
 		"JoinRequest": JoinRequest{}, "CertificateRequest": CertificateRequest{}, "Certificate": Certificate{}, "CA": CA{}, "CAChange": CAChange{},
 		"TokenRequest": TokenRequest{}, "Token": Token{}, "Tokens": Tokens{}, "Deed": Deed{}, "Deeds": Deeds{}, "WhoAmI": WhoAmI{},
+		"IssuedCertificate": IssuedCertificate{}, "Certificates": Certificates{}, "RevokedCertificates": RevokedCertificates{}, "Revocation": Revocation{},
 		"Explanation": fleet.Explanation{}, "Refusal": fleet.Refusal{}, "Versions": Versions{},
 	} {
 		s := theOpenAPI(t).Components.Schemas[name]

@@ -47,6 +47,43 @@ type CA struct {
 	Late   []string `json:"late,omitempty"`
 	People []string `json:"people,omitempty"`
 	Voters []string `json:"voters,omitempty"`
+	// Revoked is what counts for nothing though it has not ended, for hosts; RevokedID names the list in a question.
+	Revoked   []RevokedCertificates `json:"revoked,omitempty"`
+	RevokedID string                `json:"revokedID,omitempty"`
+}
+
+// RevokedCertificates are those of one key, or with an empty key all that one machine or person got up to a moment.
+type RevokedCertificates struct {
+	Key    string    `json:"key,omitempty"` // hash of the key, hex
+	Role   Role      `json:"role,omitempty"`
+	Name   string    `json:"name"`
+	Serial string    `json:"serial,omitempty"`
+	At     time.Time `json:"at"`
+	Until  time.Time `json:"until"` // by then all of them have ended
+	By     string    `json:"by,omitempty"`
+}
+
+// IssuedCertificate is one of the answer to GET certificates: the newest of a key.
+type IssuedCertificate struct {
+	Serial  string    `json:"serial"` // hex
+	Key     string    `json:"key"`    // hash of its key, hex
+	Role    Role      `json:"role"`
+	Name    string    `json:"name"`
+	Token   string    `json:"token,omitempty"` // ID of the join token; empty: not known
+	Issued  time.Time `json:"issued"`
+	Until   time.Time `json:"until"`
+	Revoked time.Time `json:"revoked,omitzero"`
+	By      string    `json:"by,omitempty"` // who revoked it
+}
+
+// Certificates is the answer to GET certificates, by name.
+type Certificates struct {
+	Certificates []IssuedCertificate `json:"certificates"`
+}
+
+// Revocation is the answer to DELETE certificates/{name}.
+type Revocation struct {
+	Revoked []RevokedCertificates `json:"revoked"`
 }
 
 // CAChange is the body of POST ca.
@@ -125,13 +162,32 @@ func (c *Client) Seat(ctx context.Context, request []byte) (out Certificate, err
 	return out, c.do(ctx, http.MethodPost, "seat", CertificateRequest{string(request)}, &out)
 }
 
-// CA reads the state of the cluster's CA; with since it waits up to a minute until that is no longer the newest generation or bundle.
-func (c *Client) CA(ctx context.Context, since string) (out CA, err error) {
+// CA reads the state of the cluster's CA; with since it waits up to a minute until that is no longer the newest bundle, or revoked (a RevokedID) no
+// longer what is revoked.
+func (c *Client) CA(ctx context.Context, since, revoked string) (out CA, err error) {
 	path := "ca"
 	if since != "" {
-		path += "?since=" + url.QueryEscape(since)
+		path += "?" + url.Values{"since": {since}, "revoked": {revoked}}.Encode()
 	}
 	return out, c.do(ctx, http.MethodGet, path, nil, &out)
+}
+
+// Certificates lists what was issued and has not ended.
+func (c *Client) Certificates(ctx context.Context) ([]IssuedCertificate, error) {
+	var out Certificates
+	err := c.do(ctx, http.MethodGet, "certificates", nil, &out)
+	return out.Certificates, err
+}
+
+// RevokeCertificate ends certificates before their time: all of a name, or those of one serial number or key.
+func (c *Client) RevokeCertificate(ctx context.Context, word string, force bool) ([]RevokedCertificates, error) {
+	path := "certificates/" + url.PathEscape(word)
+	if force {
+		path += "?force=true"
+	}
+	var out Revocation
+	err := c.do(ctx, http.MethodDelete, path, nil, &out)
+	return out.Revoked, err
 }
 
 // ChangeCA begins or ends a rotation.

@@ -34,6 +34,7 @@ type Caller struct {
 	Name   string // of a person; a host's machine ID; on the socket the user
 	From   string // address, or the process on the socket
 	NoVote bool   // a host that never votes
+	Why    string // of Nobody: what is wrong with the certificate that came; empty: none did
 }
 
 func (c Caller) String() string { return strings.TrimSpace(string(c.Role) + " " + c.Name) }
@@ -55,7 +56,7 @@ func least(method, route string) Role {
 		"PUT units/": Operator, "DELETE units/": Operator, "POST batch": Operator, "POST restart": Operator, "PATCH machines": Operator,
 		"POST updates/": Operator, "POST rollouts/": Operator, "POST reboot/": Operator, "GET audit": Operator, "DELETE brake": Operator,
 
-		"GET tokens": Admin, "POST tokens": Admin, "DELETE tokens/": Admin, "POST ca": Admin,
+		"GET tokens": Admin, "POST tokens": Admin, "DELETE tokens/": Admin, "POST ca": Admin, "GET certificates": Admin, "DELETE certificates/": Admin,
 	}
 	if r, ok := roles[method+" "+route]; ok {
 		return r
@@ -73,6 +74,9 @@ func (h *handler) authorize(r *http.Request, who Caller, route string) error {
 	case who.Role.rank() >= need.rank():
 		return nil
 	case who.Role == Nobody:
+		if who.Why != "" {
+			return refuse(http.StatusUnauthorized, who.Why)
+		}
 		return refuse(http.StatusUnauthorized, "no certificate of this cluster came with the request: fleetctl context add NAME TOKEN gets one, with a token of fleetctl join-token create --role "+string(need))
 	case who.Role == AsHost:
 		return refuse(http.StatusForbidden, fmt.Sprintf("the certificate of a host without a vote is not enough for this, it needs role %s: do it on a voter, or with a context of your own (fleetctl context add)", need))

@@ -44,9 +44,11 @@ type State struct {
 	Bundle     []*x509.Certificate
 	Rotating   time.Time // zero: no rotation is under way
 	Rev        int64
+	Revoked    []pki.Revoked // certificates that count for nothing, by their keys in the store
 
 	ca    pki.CA
 	cross *x509.Certificate
+	at    int64 // the store's revision that it was read at
 }
 
 // Grant is a certificate with what goes with it.
@@ -77,14 +79,21 @@ func (a *Authority) Publish(ctx context.Context, ca pki.CA, machine, addr string
 
 // State reads the CA. fleet.ErrNotFound: the store has none yet.
 func (a *Authority) State(ctx context.Context) (State, error) {
-	rec, rev, err := get[caRecord](ctx, a.store, a.caKey())
+	kvs, rev, err := a.store.Range(ctx, a.caKey(), a.revokedPrefix())
 	if err != nil {
-		return State{}, fmt.Errorf("read the cluster's CA: %w", err)
+		return State{}, fmt.Errorf("read the cluster's CA: %w", unreachable(err))
 	}
-	if rev == 0 {
+	if len(kvs[0]) == 0 {
 		return State{}, fmt.Errorf("read the cluster's CA: %w: it comes with the first host", fleet.ErrNotFound)
 	}
-	return parse(rec, rev)
+	var rec caRecord
+	if err := json.Unmarshal(kvs[0][0].Value, &rec); err != nil {
+		return State{}, fmt.Errorf("read the cluster's CA: %s: %w", a.caKey(), err)
+	}
+	s, err := parse(rec, kvs[0][0].Mod)
+	s.at = rev
+	s.Revoked = a.revocations(kvs[1])
+	return s, err
 }
 
 func parse(rec caRecord, rev int64) (State, error) {
@@ -128,29 +137,34 @@ func (a *Authority) Watch(ctx context.Context, each func(State)) error {
 	each(s)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for b := range a.store.Watch(ctx, rev+1, a.caKey()) {
+	for b := range a.store.Watch(ctx, rev+1, a.caKey(), a.revokedPrefix()) {
 		if b.Err != nil {
 			return b.Err
 		}
-		for _, e := range b.Events {
-			var rec caRecord
-			if e.Mod <= s.Rev {
-				continue // told already: it came between the two reads
-			}
-			if e.Delete || json.Unmarshal(e.Value, &rec) != nil {
-				continue // State says so to whoever needs it
-			}
-			if s, err := parse(rec, e.Mod); err == nil {
-				each(s)
-			}
+		if b.Rev <= s.at {
+			continue // told already: it came between the two reads
 		}
+		next, err := a.State(ctx)
+		switch {
+		case err == nil:
+			s = next
+			each(s)
+		case errors.Is(err, fleet.ErrNoStore):
+			return err
+		}
+		// A record that cannot be read: State says so to whoever needs it.
 	}
 	return ctx.Err()
 }
 
-// issue signs and notes it. Renewals of one machine or person overwrite the note: only the newest counts.
-func (a *Authority) issue(ctx context.Context, s State, r pki.Request, id pki.Identity) (Grant, error) {
-	cert, err := s.ca.Issue(r, id, a.now())
+// issue signs and notes it: for a machine or person, and for the key, whose renewals overwrite the note. token is the one that it is for; empty: that of
+// the certificate that it renews.
+func (a *Authority) issue(ctx context.Context, s State, r pki.Request, id pki.Identity, token string) (Grant, error) {
+	at, err := s.mayIssue(r, id, a.now())
+	if err != nil {
+		return Grant{}, err
+	}
+	cert, err := s.ca.Issue(r, id, at)
 	if err != nil {
 		return Grant{}, err
 	}
@@ -160,8 +174,19 @@ func (a *Authority) issue(ctx context.Context, s State, r pki.Request, id pki.Id
 	}
 	// The authorities themselves are no part of a chain, but tokens pin them by their hash and learn them from the handshake.
 	g.Chain = append(g.Chain, s.Bundle...)
-	note := issuedRecord{V: 1, Role: id.Role, Generation: s.Generation, Serial: cert.SerialNumber.Text(16), Key: r.KeyHash(), NotAfter: cert.NotAfter, At: a.now()}
-	if _, _, err := a.store.Txn(ctx, nil, []kv.Op{put(a.issuedKey(id), note)}); err != nil {
+	note := issuedRecord{V: 1, Role: id.Role, Generation: s.Generation, Serial: cert.SerialNumber.Text(16), Key: r.KeyHash(), NotAfter: cert.NotAfter, At: at}
+	held := heldRecord{V: 1, Role: id.Role, Name: id.Name, Serial: note.Serial, Token: token, NotAfter: note.NotAfter, At: note.At}
+	if token == "" {
+		before, known, err := get[heldRecord](ctx, a.store, a.heldKey(note.Key))
+		if err == nil && known == 0 {
+			err = a.roomFor(ctx, id)
+		}
+		if err != nil {
+			return Grant{}, fmt.Errorf("note the certificate of %s: %w", id, err)
+		}
+		held.Token = before.Token
+	}
+	if _, _, err := a.store.Txn(ctx, nil, []kv.Op{put(a.issuedKey(id), note), put(a.heldKey(note.Key), held)}); err != nil {
 		return Grant{}, fmt.Errorf("note the certificate of %s: %w", id, err)
 	}
 	return g, nil

@@ -5,4 +5,6 @@
 //	seats           the machines that may hold a voter's certificate
 //	tokens/<id>     a join token: hash of its secret, role, uses, end
 //	issued/<who>    the newest certificate of a machine (its ID) or a person (name@role): of which CA it is and when it ends
+//	held/<key>      the newest certificate of a key, by the key's hash: whose it is, by which token it came, when it ends
+//	revoked/<what>  certificates that count for nothing: those of a key, or all that somebody got up to a moment
 package authority

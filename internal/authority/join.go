@@ -30,19 +30,19 @@ func (a *Authority) Join(ctx context.Context, j Join) (Grant, error) {
 		return Grant{}, fmt.Errorf("join: %w: the clock there says %s, the cluster's %s: set it right (timedatectl set-ntp true) and try again", fleet.ErrForbidden,
 			j.Clock.UTC().Format("2006-01-02 15:04 UTC"), a.now().UTC().Format("2006-01-02 15:04 UTC"))
 	}
-	id, err := a.redeem(ctx, j, r.KeyHash()+" "+j.Machine)
-	if err != nil {
-		return Grant{}, err
-	}
 	s, err := a.State(ctx)
 	if err != nil {
 		return Grant{}, err
 	}
-	return a.issue(ctx, s, r, id)
+	id, err := a.redeem(ctx, s, j, r.KeyHash()+" "+j.Machine)
+	if err != nil {
+		return Grant{}, err
+	}
+	return a.issue(ctx, s, r, id, j.ID)
 }
 
 // redeem takes one use off a token, unless this key did before for this machine, and says whom it is for.
-func (a *Authority) redeem(ctx context.Context, j Join, key string) (pki.Identity, error) {
+func (a *Authority) redeem(ctx context.Context, s State, j Join, key string) (pki.Identity, error) {
 	for range tries {
 		rec, rev, err := get[tokenRecord](ctx, a.store, a.tokenKey(j.ID))
 		if err != nil {
@@ -55,6 +55,9 @@ func (a *Authority) redeem(ctx context.Context, j Join, key string) (pki.Identit
 		id := pki.Identity{Role: rec.Role, Name: rec.Name, NoVote: rec.NoVote}
 		if rec.Role == pki.Host {
 			id.Name = j.Machine
+		}
+		if err := s.mayJoin(rec, id); err != nil {
+			return pki.Identity{}, err
 		}
 		if slices.Contains(rec.Keys, key) && !rec.Revoked {
 			return id, nil
@@ -131,7 +134,7 @@ func (a *Authority) Renew(ctx context.Context, who pki.Identity, request []byte)
 	if err != nil {
 		return Grant{}, err
 	}
-	return a.issue(ctx, s, r, who)
+	return a.issue(ctx, s, r, who, "")
 }
 
 // Own gives a certificate to a host that has the store in its hands with an etcd elsewhere, where there are no seats.
@@ -144,7 +147,7 @@ func (a *Authority) Own(ctx context.Context, who pki.Identity, request []byte) (
 	if err != nil {
 		return Grant{}, err
 	}
-	return a.issue(ctx, s, r, who)
+	return a.issue(ctx, s, r, who, "")
 }
 
 type seatsRecord struct {

@@ -159,13 +159,23 @@ func (a *Authority) sweep(ctx context.Context) error {
 			ops = append(ops, kv.Op{Key: key, Delete: true})
 		}
 	}
-	kvs, _, err := a.store.Range(ctx, a.prefix+"issued/")
+	kvs, _, err := a.store.Range(ctx, a.prefix+"issued/", a.prefix+"held/", a.revokedPrefix())
 	if err != nil {
 		return fmt.Errorf("forget old certificates: %w", unreachable(err))
 	}
-	for _, e := range kvs[0] {
-		var rec issuedRecord
-		if json.Unmarshal(e.Value, &rec) == nil && a.now().After(rec.NotAfter.Add(kept)) && len(ops) < kv.MaxOps {
+	for _, e := range slices.Concat(kvs...) {
+		var rec struct {
+			NotAfter time.Time `json:"notAfter"`
+			Until    time.Time `json:"until"`
+		}
+		if json.Unmarshal(e.Value, &rec) != nil {
+			continue
+		}
+		end := rec.NotAfter
+		if end.IsZero() {
+			end = rec.Until
+		}
+		if !end.IsZero() && a.now().After(end.Add(kept)) && len(ops) < kv.MaxOps {
 			ops = append(ops, kv.Op{Key: e.Key, Delete: true})
 		}
 	}

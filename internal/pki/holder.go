@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -44,8 +45,10 @@ type Holder struct {
 	dir string
 	now func() time.Time
 
-	mu   sync.Mutex // guards cred
-	cred Credential
+	mu      sync.Mutex // guards what follows
+	cred    Credential
+	revoked []Revoked
+	guests  map[net.Conn]*x509.Certificate // who came in by which certificate
 }
 
 // Files of a credential, in one folder.
@@ -75,6 +78,7 @@ func OpenHolder(dir string, now func() time.Time) (*Holder, error) {
 		return nil, fmt.Errorf("read this host's certificate in %s: %w: remove the folder and join again with a new token", dir, err)
 	}
 	h.cred = c
+	h.readRevoked()
 	return h, nil
 }
 
@@ -170,12 +174,18 @@ func (h *Holder) write(name string, text []byte) error {
 // Server is the configuration of a listener: it shows the certificate, and checks that of the client if there is one. Whether one is needed is for the
 // handler to say, since joining has none.
 func (h *Holder) Server() *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+	return &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		c, ok := h.Get()
 		if !ok {
 			return nil, errors.New("this host has no certificate yet")
 		}
 		return &tls.Config{
+			VerifyConnection: func(s tls.ConnectionState) error {
+				if g, ok := hello.Conn.(*guest); ok && len(s.PeerCertificates) > 0 {
+					_ = h.enter(g, s.PeerCertificates[0]) // refused by Verify, in words
+				}
+				return nil
+			},
 			MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"},
 			Certificates: []tls.Certificate{c.tls()},
 			ClientAuth:   tls.VerifyClientCertIfGiven, ClientCAs: Pool(c.Bundle...), Time: h.now,
@@ -200,7 +210,10 @@ func (h *Holder) Client(name string) *tls.Config {
 		InsecureSkipVerify: true, // by VerifyConnection, with the authorities of now
 		VerifyConnection: func(s tls.ConnectionState) error {
 			c, _ := h.Get()
-			return verify(s, Pool(c.Bundle...), cmp.Or(name, s.ServerName), h.now())
+			if err := verify(s, Pool(c.Bundle...), cmp.Or(name, s.ServerName), h.now()); err != nil {
+				return err
+			}
+			return h.Revoked(s.PeerCertificates[0])
 		},
 	}
 }
@@ -279,5 +292,8 @@ func (h *Holder) Verify(chain []*x509.Certificate) error {
 	_, err := chain[0].Verify(x509.VerifyOptions{
 		Roots: Pool(c.Bundle...), Intermediates: Pool(chain[1:]...), CurrentTime: h.now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
-	return Explain(err, h.now())
+	if err != nil {
+		return Explain(err, h.now())
+	}
+	return h.Revoked(chain[0])
 }
