@@ -20,13 +20,13 @@ var guards = []struct {
 	{"commit: the writer leads", 10, "not leader", func(kind string, g kv.Guard) bool {
 		return kind == "engine" && g.Key == prefix+"leader" && g.Kind == kv.CreateIs
 	}},
-	{"campaign: nobody leads", 1222, "", func(kind string, g kv.Guard) bool {
+	{"campaign: nobody leads", 1320, "", func(kind string, g kv.Guard) bool {
 		return kind == "engine" && g.Key == prefix+"leader" && g.Kind == kv.Missing
 	}},
 	{"commit: the unit is as planned on", 1, "unwanted", func(kind string, g kv.Guard) bool {
 		return kind == "engine" && under("units/", g)
 	}},
-	{"commit: the machine is as planned on", 225, "gone machine", func(kind string, g kv.Guard) bool {
+	{"commit: the machine is as planned on", 244, "gone machine", func(kind string, g kv.Guard) bool {
 		return kind == "engine" && under("machines/", g)
 	}},
 	{"collect: the text was not taken into use", 1040, "lost text", func(kind string, g kv.Guard) bool {
@@ -35,10 +35,10 @@ var guards = []struct {
 	{"submit: the unit is as read", 10, "", func(kind string, g kv.Guard) bool {
 		return kind[0] == 'u' && under("units/", g) && g.Kind != kv.Exists
 	}},
-	{"register: nobody is", 590, "restless", func(kind string, g kv.Guard) bool {
+	{"register: nobody is", 680, "restless", func(kind string, g kv.Guard) bool {
 		return kind == "presence" && under("machines/", g)
 	}},
-	{"set: the settings are as read", 35, "wish", func(kind string, g kv.Guard) bool {
+	{"set: the settings are as read", 128, "wish", func(kind string, g kv.Guard) bool {
 		return kind[0] == 'u' && under("machine-settings/", g)
 	}},
 }
