@@ -125,7 +125,9 @@ func parseYAML(data []byte, vars Variables) (Document, []Problem) {
 	case errors.Is(err, io.EOF): // comments only
 		return Document{}, nil
 	case err != nil:
-		return Document{}, []Problem{broken(err)}
+		p := broken(err)
+		p.Line = endOfYAML(data, p.Line)
+		return Document{}, []Problem{p}
 	}
 	if err := dec.Decode(new(yaml.Node)); err == nil {
 		r.say(0, Error, "put all of it into one", "there is more than one YAML document")
@@ -161,6 +163,24 @@ func broken(err error) Problem {
 		return Problem{Line: line, Level: Error, What: "YAML: " + m[2], Hint: "mind the spaces at the beginning of lines; tabs do not count as such"}
 	}
 	return Problem{Level: Error, What: "YAML: " + strings.TrimPrefix(err.Error(), "yaml: ")}
+}
+
+// endOfYAML is the line at which a document stops being YAML: the one behind its longest beginning that is. The library says where the thing around it
+// begins, or one line less, which may be far above; said is that line.
+func endOfYAML(data []byte, said int) int {
+	// More lines than anybody looks through, and little enough that a host is not held up by it.
+	const most, window = 64 << 10, 200
+	lines := bytes.SplitAfter(data, []byte("\n"))
+	if len(data) > most {
+		return said
+	}
+	for n := min(len(lines), said+window) - 1; n >= max(0, said-2); n-- {
+		err := yaml.NewDecoder(bytes.NewReader(bytes.Join(lines[:n], nil))).Decode(new(yaml.Node))
+		if err == nil || errors.Is(err, io.EOF) {
+			return n + 1
+		}
+	}
+	return said
 }
 
 // plain refuses anchors and aliases: a few lines of them make a document of any size, and no cloud-config needs one.

@@ -65,6 +65,10 @@ func TestDocuments(t *testing.T) {
 func TestWhatIsToldOfBadDocuments(t *testing.T) {
 	for _, row := range []struct{ name, text, want string }{
 		{"broken YAML names its line", "#cloud-config\nhostname: a\n  users: b\n", "line 3: error: YAML: mapping values are not allowed in this context; mind the spaces"},
+		{"a list that ends too early, below where it begins", "#cloud-config\nwrite_files:\n  - path: /a\n    content: x\n   owner: root\nhostname: a\n", "line 5: error: YAML: did not find expected"},
+		{"a bracket that nothing closes", "#cloud-config\nhostname: a\nusers: [{name: a]\nwrite_files:\n  - path: /a\n", "line 3: error: YAML: did not find expected"},
+		{"a quotation mark that nothing closes", "#cloud-config\nhostname: a\nupdate: {}\nmanage_etc_hosts: \"localhost\nusers: []\n", "line 4: error: YAML: found unexpected end of stream"},
+		{"a character that YAML does not have", "#cloud-config\nhostname: a\nusers: \x01\n", "line 3: error: YAML: control characters are not allowed"},
 		{"a tab", "#cloud-config\nusers:\n\t- name: a\n", "line 3: error: YAML: found character that cannot start any token"},
 		{"no header", "hostname: a\n", `line 1: error: a document cannot begin with "hostname: a"; the first line is #cloud-config`},
 		{"Ignition", `{"ignition": {"version": "3.0.0"}}`, "error: this is an Ignition config"},
