@@ -1,9 +1,13 @@
 package main
 
 import (
+	"context"
+	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fleet-init/fleet/internal/reboot"
@@ -154,4 +158,37 @@ func TestWhoIsCalledOffMakesRoomInTheRollout(t *testing.T) {
 	if r := now(); r.Took != 0 || r.CameBack != 0 {
 		t.Errorf("%+v: the host was called off", r)
 	}
+}
+
+// TestWhoLooksOftenPutsNothingOff asks for the state ten times a second while the host waits for a permit.
+func TestWhoLooksOftenPutsNothingOff(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		do := func(_ context.Context, a update.Action, _ func(update.Fact)) update.Fact {
+			if a.Do == update.AskPermit {
+				asked++
+				return update.Fact{Kind: update.Denied, Why: "m2 has it"}
+			}
+			return update.Fact{}
+		}
+		d := newDaemon(slog.New(slog.DiscardHandler), filepath.Join(dir, "state.json"), do, time.Now)
+		d.state = update.State{Phase: update.Asking, Boot: "b1", Running: "1.0.0", Good: true}
+		must(t, d.save())
+		ctx, cancel := context.WithCancel(t.Context())
+		end := make(chan error)
+		go func() {
+			end <- d.run(ctx, update.Fact{Kind: update.Started, Boot: "b1", Version: "1.0.0", Good: true, Policy: update.Policy{Retry: 5 * time.Second}})
+		}()
+		for range 600 {
+			time.Sleep(100 * time.Millisecond)
+			_, err := d.ask(ctx, update.Fact{Kind: look})
+			must(t, err)
+		}
+		cancel()
+		must(t, <-end)
+		if asked < 5 {
+			t.Errorf("in a minute it asked %d times", asked)
+		}
+	})
 }

@@ -104,8 +104,12 @@ func (d *daemon) run(ctx context.Context, first update.Fact) error {
 		go func() { done <- d.do(actx, a, func(f update.Fact) { tell <- f }) }()
 	}
 	step(first)
+	stepped := true
 	for {
-		tick.Reset(d.rest())
+		if stepped { // who only looks, however often, must not put off what is due
+			tick.Reset(d.rest())
+		}
+		stepped = true
 		select {
 		case <-ctx.Done():
 			return nil
@@ -119,7 +123,7 @@ func (d *daemon) run(ctx context.Context, first update.Fact) error {
 				step(f)
 			}
 		case r := <-d.facts:
-			if r.fact.Kind != look {
+			if stepped = r.fact.Kind != look; stepped {
 				step(r.fact)
 			}
 			if r.answer != nil {

@@ -39,16 +39,31 @@ func TestOnlyWhoProvesItComesIn(t *testing.T) {
 			r.t.Errorf("%s has %v open, want %v", voter.Name, open, want)
 		}
 	})
+	r.sub("every socket of a host is in the table", func(r *rig) {
+		r.written()
+		for _, h := range []*host.Host{voter, standBy} {
+			must := ours()[:5]
+			if h == standBy { // raft is for those who vote
+				must = slices.Delete(must, 2, 3)
+			}
+			r.table(h, must)
+			r.locals(h)
+			r.datagrams(h, 53, 123, 2378, 2379, 2380, 8472, 51820)
+		}
+	})
 	r.sub("strangers", func(r *rig) { strangers(r, standBy) })
 	r.sub("the key of a host without a vote", func(r *rig) { stolenKey(r, standBy) })
 	r.sub("a host without a vote, from inside", func(r *rig) {
 		withoutVote(r, standBy, voter)
 	})
 	r.sub("the subnet of a host without a vote", func(r *rig) { ownSubnet(r, standBy, voter) })
+	r.sub("a host without a vote gets a permit", func(r *rig) { rebootsWithoutVote(r, standBy, voter) })
 	voters := r.others(standBy)
 	r.sub("people", func(r *rig) { people(r, voters[0], voters[2]) })
+	r.sub("a stolen certificate is revoked", func(r *rig) { revoked(r, voters[0], voters[2], standBy) })
 	r.sub("a fifth host joins by a token", func(r *rig) { fifth(r, voters[0]) })
 	r.sub("the CA is rotated under load", func(r *rig) { rotated(r, voters[0], voters[1]) })
+	r.sub("a stolen host is shut out", func(r *rig) { revokedHost(r, voters[0], standBy) })
 	r.sub("three commands make another cluster", func(r *rig) { fresh(r) })
 }
 
