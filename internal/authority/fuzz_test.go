@@ -21,6 +21,9 @@ func FuzzRecords(f *testing.F) {
 	f.Add("tokens/bad", `{"v":1,"id":"bad","role":"voter","uses":-1,"keys":["a b"]}`)
 	f.Add("issued/"+h2, `{"v":1,"role":"host","notAfter":"9999-01-01T00:00:00Z","key":"x"}`)
 	f.Add("issued/", `[]`)
+	f.Add("held/x", `{"v":1,"name":"ann","role":"viewer","serial":"1","notAfter":"9999-01-01T00:00:00Z"}`)
+	f.Add("revoked/x", `{"v":1,"name":"bob","role":"viewer","at":"9999-01-01T00:00:00Z","until":"9999-01-01T00:00:00Z"}`)
+	f.Add("revoked/y", `{"v":1,"key":"x","until":"x"}`)
 	f.Fuzz(func(t *testing.T, key, value string) {
 		r := newRig(t)
 		token := r.token(Token{Role: pki.Viewer, Name: "ann", Uses: 3}, time.Hour)
@@ -39,7 +42,7 @@ func FuzzRecords(f *testing.F) {
 		named("state", err)
 		whole := err == nil
 		g, err := r.join(token, "", request(t))
-		if key != "ca" && err != nil {
+		if key != "ca" && !strings.HasPrefix(key, "revoked/") && err != nil {
 			t.Errorf("%s=%q: ann cannot join: %v", key, value, err)
 		}
 		if err == nil && (!whole || g.Identity != pki.Identity{Role: pki.Viewer, Name: "ann"}) {
@@ -47,6 +50,10 @@ func FuzzRecords(f *testing.F) {
 		}
 		_, err = r.Tokens(t.Context())
 		named("tokens", err)
+		_, err = r.Certificates(t.Context())
+		named("certificates", err)
+		_, err = r.RevokeCertificate(t.Context(), "ann", pki.Identity{Role: pki.Admin, Name: "eve"}, "admin eve", false)
+		named("revoke", err)
 		_, _, err = r.Late(t.Context(), 1, []string{h1})
 		named("late", err)
 		_, _, err = r.Seat(t.Context(), pki.Identity{Role: pki.Host, Name: h2}, request(t), "10.0.0.2", []string{"10.0.0.1"}, 3)

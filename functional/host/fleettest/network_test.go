@@ -195,6 +195,7 @@ func TestUnitsOnTheOverlay(t *testing.T) {
 	r.sub("refuse a port that another has", func(r *rig) { r.clash(at[units[0]]); r.talk(at, ip) })
 	r.sub("on machines of their own when they publish one port", func(r *rig) { r.onePort() })
 	r.sub("over ways that fleetctl measures", func(r *rig) { r.matrix() })
+	r.sub("whose sockets are in the table", func(r *rig) { r.onVXLAN(r.Host(1)) })
 	r.sub("and have nothing of the host's network", func(r *rig) {
 		out, err := r.inside(at[units[0]], units[0], "ip -o -4 addr show scope global")
 		r.must(err)
@@ -264,6 +265,7 @@ func TestUnitsOnTheOverlay(t *testing.T) {
 		}
 		r.backend(`{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}`, "wireguard")
 		r.talk(at, ip)
+		r.onWireGuard(r.Host(1))
 		c := r.open(at[units[0]], units[0], ip[units[1]])
 		r.say(c, "before")
 		at[units[0]].Must(r.t, "systemctl", "restart", "netd.service")

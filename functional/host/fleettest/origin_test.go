@@ -111,6 +111,7 @@ func (u *updating) sharesFrames(o *origin, version, base string, files map[strin
 		})
 	}
 	each("hand frames on", func(x rollout.Host) error { return need(x.Peer != "", x.Machine+" does not") })
+	u.rig.frames(u.Host(1))
 	free := u.block()
 	u.publish(version, base, files)
 	each("have "+version+" staged", func(x rollout.Host) error {
