@@ -132,8 +132,13 @@ func (a *Authority) RevokeCertificate(ctx context.Context, word string, who pki.
 		default:
 			continue
 		}
-		if !slices.ContainsFunc(out, func(o pki.Revoked) bool { return o.Key == r.Key && o.Name == r.Name && o.Role == r.Role }) {
-			out = append(out, r)
+		i := slices.IndexFunc(out, func(o pki.Revoked) bool { return o.Key == r.Key && o.Name == r.Name && o.Role == r.Role })
+		if i < 0 {
+			i, out = len(out), append(out, r)
+		}
+		// One that was issued by a clock before ours, or right after another revocation, is of a second that is yet to come here.
+		if c.At.After(out[i].At) {
+			out[i].At = c.At.UTC().Truncate(time.Second)
 		}
 	}
 	if len(out) == 0 && pki.IsMachine(word) {

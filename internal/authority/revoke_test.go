@@ -72,6 +72,13 @@ func TestARevokedNameIsOutAndComesBackOnlyByANewToken(t *testing.T) {
 	if r.is(again) {
 		t.Error("a new token in the same second gives what is revoked")
 	}
+	if err := r.revoke("bob", false, pki.Identity{}); err != nil {
+		t.Fatal(err)
+	}
+	_, _, young := r.person(pki.Operator, "bob")
+	if err := r.revoke("bob", false, pki.Identity{}); err != nil || !r.is(young) {
+		t.Errorf("revoked twice in a second, what was issued in between is good: %v", err)
+	}
 	list, err := r.Certificates(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +89,7 @@ func TestARevokedNameIsOutAndComesBackOnlyByANewToken(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{`operator ann revoked false by "", token known: true`, `operator ann revoked true by "admin eve", token known: true`,
-		`operator bob revoked false by "", token known: true`, `viewer ann revoked true by "admin eve", token known: true`}
+		`operator bob revoked true by "admin eve", token known: true`, `operator bob revoked true by "admin eve", token known: true`, `viewer ann revoked true by "admin eve", token known: true`}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

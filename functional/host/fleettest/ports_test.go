@@ -249,7 +249,9 @@ func (r *rig) onWireGuard(h *host.Host) {
 // frames tries the port where update-engine hands frames on: hosts of the cluster are answered, in words where they ask wrongly, and nobody else.
 func (r *rig) frames(h *host.Host) {
 	r.t.Helper()
-	r.table(h, append(ours()[:5], allowed{"tcp", "HOST:2377", "update-engine", ""}, ours()[5]), overlays()...)
+	must := append(ours(), allowed{"tcp", "HOST:2377", "update-engine", ""})
+	// Beside what the test has set and started there.
+	r.table(h, must, append(overlays(), allowed{"tcp", "*:9999", "fleetd", ""}, allowed{"tcp", "*:800?", "busybox", ""})...)
 	r.locals(h)
 	addr := h.Name + ":2377"
 	other, err := pki.NewCA(time.Now())
