@@ -86,7 +86,12 @@ func (r *rig) workload() {
 	}
 	r.write(first, text)
 	units := slices.Concat(instances("free", 8), instances("x", 2), []string{"all.service", "d-run.service", "d-stop.service", "d-freeze.service"})
-	r.ctl(first, append([]string{"start"}, units...)...)
+	// A host that has just got a seat may have been too busy to renew its lease in time: then its guard ends, and fleetctl says that the exclusive unit could
+	// not start. It does under the next lease.
+	r.wait("all units to start", func() error {
+		_, text, err := r.tryCtl(first, append([]string{"start"}, units...)...)
+		return need(err == nil, text)
+	})
 	r.hist.Exclusive, r.hist.Leaving = instances("x", 2), []string{"d-stop.service"}
 	r.heard(r.rest("the start"), 0)
 }
