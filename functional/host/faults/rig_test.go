@@ -285,6 +285,9 @@ func (r *rig) seats(h *host.Host, voters, standBy int) (zones string) {
 			if m.Health != "ok" {
 				return fmt.Errorf("%s: %s", m.Name, m.Health)
 			}
+			if m.Role == "voter" && m.Zone == "" { // a busy host may lose its registration for a moment
+				return fmt.Errorf("%s is not registered, so its zone is not known", m.Name)
+			}
 		}
 		var words []string
 		for _, z := range slices.Sorted(keys(by)) {
