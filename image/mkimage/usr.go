@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -58,14 +60,15 @@ func (b *builder) makeUsr() error {
 	if err := os.Truncate(b.image, b.hashAt); err != nil {
 		return err
 	}
-	// Salt and UUID come from the content: the same content, the same root hash.
+	// The UUID comes from the content: the same content, the same root hash. The salt is the same for all releases, so that their trees differ only
+	// where their blocks do: with one of its own each, the whole tree, which nothing packs, travelled with every delta (docs/update.md has figures).
 	sum, err := fileSum(b.image)
 	if err != nil {
 		return err
 	}
-	u := sum[:32]
+	u, salt := sum[:32], sha256.Sum256([]byte("fleet /usr"))
 	rootHash := b.image + ".roothash"
-	if err := b.call("veritysetup", "format", "--salt="+sum, "--uuid="+fmt.Sprintf("%s-%s-%s-%s-%s", u[:8], u[8:12], u[12:16], u[16:20], u[20:]),
+	if err := b.call("veritysetup", "format", "--salt="+hex.EncodeToString(salt[:]), "--uuid="+fmt.Sprintf("%s-%s-%s-%s-%s", u[:8], u[8:12], u[12:16], u[16:20], u[20:]),
 		fmt.Sprintf("--data-blocks=%d", b.hashAt/block), fmt.Sprintf("--hash-offset=%d", b.hashAt), "--root-hash-file="+rootHash, b.image, b.image); err != nil {
 		return err
 	}
