@@ -149,7 +149,7 @@ func FuzzTrustFiles(f *testing.F) {
 	if err := first.beFirst(); err != nil {
 		f.Fatal(err)
 	}
-	names := []string{"cluster.json", "seed.json", "ca.json", "host.crt", "host.key", "ca.crt"}
+	names := []string{"cluster.json", "seed.json", "ca.json", "host.crt", "host.key", "ca.crt", "revoked.json"}
 	for i, name := range names {
 		b, err := os.ReadFile(filepath.Join(dir, "pki", name))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -36,7 +36,8 @@ type allowed struct {
 func (a allowed) fits(d door, h *host.Host) bool {
 	at, _ := path.Match(strings.ReplaceAll(a.at, "HOST", h.IP), d.at)
 	owner, _ := path.Match(a.owner, d.owner)
-	return a.kind == d.kind && at && owner && (a.mode == d.mode || a.mode == "")
+	mode, _ := path.Match(a.mode, d.mode)
+	return a.kind == d.kind && at && owner && (mode || a.mode == "")
 }
 
 // ours are the sockets of a host with fleetd, and who may use them: a socket that is in no row fails the test, so that none is opened by
@@ -300,9 +301,9 @@ func (r *rig) written() {
 // overlays are the sockets that netd adds, by its backend: the kernel's own.
 func overlays() []allowed {
 	return []allowed{
-		{"unix", "/run/netd/netd.sock", "netd", "660 root:root"},
+		{"unix", "/run/netd/netd.sock", "netd", "660 netd:fleet-store"},
 		{"udp", "*:8472", "", ""},   // vxlan: whoever reaches it
 		{"udp", "*:51820", "*", ""}, // WireGuard: whoever has a peer's key; where the kernel has none, a process has the port
-		{"unix", "/run/netd/wireguard/*.sock", "*", "600 root:root"},
+		{"unix", "/run/netd/wireguard/*.sock", "*", "600 netd:*"},
 	}
 }
