@@ -298,7 +298,7 @@ bench() {
 	go run ./functional/bench --install "$dest"
 	say "=== the image, emulated"
 	tests() { go test "${@:2}" "$1"; } # whose output tells figures
-	vm_tests -v -run '^(TestAHostsLife|TestCloudConfigFrom)' | sed -n 's/.*figure: //p'
+	vm_tests -v -parallel 1 -run '^(TestAHostsLife|TestCloudConfigFrom)' | sed -n 's/.*figure: //p'
 	go test -run '^$' -bench "${1:-.}" -timeout 60m "${list[@]}"
 }
 

@@ -13,6 +13,7 @@ import (
 // TestTwoBuildsOnTwoDaysAreTheSameBytes makes the first release once more, some years later by the clock and by the times of all files that go
 // in, in another folder. Debian's packages are those of the first build here; soak fetches and unpacks them anew, too.
 func TestTwoBuildsOnTwoDaysAreTheSameBytes(t *testing.T) {
+	t.Parallel()
 	images := os.Getenv("FLEET_IMAGE")
 	if images == "" {
 		t.Skip("FLEET_IMAGE is not set: ./build.sh test makes images and sets it")

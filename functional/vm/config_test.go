@@ -21,6 +21,7 @@ const (
 // TestCloudConfigFromWhatHangsOnTheHost boots a machine with a config drive, which joins a cluster by it, before there is any network but the one
 // that the drive describes. Then it gets other drives and a file, each without a boot of its own.
 func TestCloudConfigFromWhatHangsOnTheHost(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, 1)
 	r.Drive = filepath.Join(t.TempDir(), "drive")
 	r.openStack(fmt.Sprintf(`#cloud-config
@@ -133,6 +134,15 @@ func (r *rig) iso(label string, files map[string]string) {
 
 const driveSize = 4 << 20
 
+// blank hangs a drive on the host that nobody has written anything to yet.
+func (r *rig) blank() {
+	r.t.Helper()
+	r.Drive = r.path("drive")
+	if err := os.WriteFile(r.Drive, make([]byte, driveSize), 0o644); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 func (r *rig) files(dir string, files map[string]string) {
 	r.t.Helper()
 	for name, text := range files {
@@ -162,6 +172,7 @@ func (r *rig) tool(name string, args ...string) {
 
 // TestADiskThatIsTooSmall starts the image on a disk that ends before it does.
 func TestADiskThatIsTooSmall(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, 0)
 	r.tool("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", filepath.Join(r.images, "fleet-"+first+".raw"), r.Disk, "900M")
 	if err := r.Start(r.ctx, ""); err != nil {

@@ -22,6 +22,7 @@ import (
 // TestFromOneSnapshot boots one machine and then does to copies of it, each from the same moment on, what would else cost a boot each: power cuts
 // in the middle of an update, and what resets a host (docs/image.md).
 func TestFromOneSnapshot(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, 0)
 	r.publish(second, first, "")
 	if err := r.Start(r.ctx, ""); err != nil {

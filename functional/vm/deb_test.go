@@ -22,6 +22,7 @@ func machines(ctx context.Context, h *host.Host, want int) error {
 
 // TestDebianPackages installs, upgrades and purges the packages on a stock Debian, and looks at what is left.
 func TestDebianPackages(t *testing.T) {
+	t.Parallel()
 	dir := os.Getenv("FLEET_DEB")
 	if dir == "" {
 		t.Skip("FLEET_DEB is not set: ./build.sh test makes the packages and sets it")

@@ -19,6 +19,7 @@ import (
 // the kernel out here need not have. One machine without firmware or systemd starts the kernel of the image's UKI with its own modules; netd's test
 // program is its process 1, and the hosts of the tests are network namespaces in it.
 func TestNetworkOnTheImagesKernel(t *testing.T) {
+	t.Parallel()
 	images := os.Getenv("FLEET_IMAGE")
 	if images == "" {
 		t.Skip("FLEET_IMAGE is not set: ./build.sh test makes images and sets it")

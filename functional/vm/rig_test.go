@@ -87,9 +87,15 @@ func (r *rig) makeKeys() {
 // publish makes the second image a release of that version, whose kernel gets more words. base is the release that hosts run meanwhile.
 func (r *rig) publish(version, base, words string) {
 	r.t.Helper()
+	r.publishKernel(version, base, words, filepath.Join(r.images, "fleet-"+second+".efi"))
+}
+
+// publishKernel does the same with another kernel image.
+func (r *rig) publishKernel(version, base, words, uki string) {
+	r.t.Helper()
 	hash, at := r.verity(second)
 	r.out("publish", "dir", "--keys", "targets,online", "--version", version, "--usr", filepath.Join(r.images, "usr-"+second+".img"),
-		"--uki", filepath.Join(r.images, "fleet-"+second+".efi"), "--base", filepath.Join(r.images, "usr-"+base+".img"), "--roothash", hash, "--hash-at", at,
+		"--uki", uki, "--base", filepath.Join(r.images, "usr-"+base+".img"), "--roothash", hash, "--hash-at", at,
 		"--options", strings.TrimSpace(usual+" "+words))
 }
 

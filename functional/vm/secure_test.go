@@ -18,13 +18,13 @@ import (
 // TestSecureBoot boots an image that is signed with a user's key, on firmware that knows no other. There the kernel image's own words count, not those
 // of the boot entry: among them is where its cloud-config is, and what it must be. Then the unsigned image, which must not start.
 func TestSecureBoot(t *testing.T) {
+	t.Parallel()
 	const good = "#cloud-config\nhostname: from-url\n"
 	const page = "cloud-config.yaml"
 	r := rigOf(t, 0, func(r *rig) string {
 		r.files(r.releases, map[string]string{page: good + "# not what was meant\n"})
 		r.tool("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", "-subj", "/CN=ours", "-keyout", r.file("db.key"), "-out", r.file("db.pem"))
-		return r.mkimage("--sb-key", r.file("db.key"), "--sb-cert", r.file("db.pem"), "--options", usual+
-			fmt.Sprintf(" cloud-config-url=%s/%s cloud-config-sha256=%x", strings.TrimSuffix(r.url, "/dir"), page, sha256.Sum256([]byte(good))))
+		return r.mkimage(first, usual+fmt.Sprintf(" cloud-config-url=%s/%s cloud-config-sha256=%x", strings.TrimSuffix(r.url, "/dir"), page, sha256.Sum256([]byte(good))))
 	})
 	r.enrol(r.file("db.pem"))
 	r.Secure = true
@@ -42,6 +42,9 @@ func TestSecureBoot(t *testing.T) {
 	r.until("a cluster of one", `test "$(fleetctl list-machines --no-legend | wc -l)" = 1`)
 	r.files(r.releases, map[string]string{page: good})
 	r.must(`systemctl restart cloud-config-network.service && test "$(uname -n)" = from-url && test ! -e /run/issue.d/60-cloud-config.issue && cloud-config status | grep http`)
+	if os.Getenv("FLEET_SOAK") != "" { // three boots
+		r.signedUpdate()
+	}
 	r.Kill()
 
 	r.tool("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", filepath.Join(r.images, "fleet-"+first+".raw"), r.Disk)
@@ -58,18 +61,43 @@ const usual = "console=tty0 console=ttyS0 quiet panic=5 oops=panic no_timer_chec
 // file is a path in the folder that is not served of the rig's test.
 func (r *rig) file(name string) string { return filepath.Join(r.releases, "..", name) }
 
-// mkimage makes the first release's disk anew, with other words, and returns its path. What is in the cache of build.sh is taken from there.
-func (r *rig) mkimage(args ...string) string {
+// signedUpdate takes a release that is signed with the same key, and then one that is not: the firmware refuses that as often as it has tries, and
+// starts the boot loader anew by itself each time.
+func (r *rig) signedUpdate() {
+	r.t.Helper()
+	// The host has an owner by now; these words are of the second release.
+	signed := r.mkimage(second, usual+" fleet.autologin")
+	r.publishKernel(second, first, "", strings.TrimSuffix(signed, ".raw")+".efi")
+	r.follow("10m")
+	r.apply()
+	r.login()
+	const proof = `[ "$(tail -c 1 /sys/firmware/efi/efivars/SecureBoot-*)" = "$(printf '\1')" ] && ! grep -q fleet.slot= /proc/cmdline && `
+	r.must(proof + `grep -q 'fleet.slot=b fleet.version=` + second + `' /run/fleet-boot`)
+	r.settled()
+
+	r.must("sed -i 's/^tries = .*/tries = 3/' /etc/fleet/update.conf && systemctl restart update-engine")
+	r.publish("0.3.0", second, "")
+	r.apply()
+	if said := r.login(); strings.Count(said, `Error loading \EFI\fleet\a.efi`) != 3 {
+		r.t.Errorf("the firmware did not refuse an unsigned kernel image three times:\n%s", said)
+	}
+	r.must(proof + `grep -q 'fleet.slot=b fleet.version=` + second + `' /run/fleet-boot`)
+	r.until("a host that remembers", `update-engine status | grep '^not again *0.3.0'`)
+}
+
+// mkimage makes a release's disk anew, with other words and signed with the rig's key, and returns its path. The kernel image lies beside it. What is in
+// the cache of build.sh is taken from there.
+func (r *rig) mkimage(version, words string) string {
 	r.t.Helper()
 	tool, out := r.file("mkimage"), r.t.TempDir()
 	r.tool("go", "build", "-o", tool, "../../image/mkimage")
-	for _, name := range []string{"usr-" + first + ".img", ".usr-" + first + ".img.from"} {
+	for _, name := range []string{"usr-" + version + ".img", ".usr-" + version + ".img.from"} {
 		r.tool("cp", "--reflink=auto", "--sparse=always", filepath.Join(r.images, name), out)
 	}
 	cache := filepath.Dir(r.images)
-	r.tool(tool, append([]string{"--install", os.Getenv("FLEET_INSTALL"), "--init", filepath.Join(cache, "init"), "--source", "../../image", "--cache", cache,
-		"--out", out, "--version", first}, args...)...)
-	return filepath.Join(out, "fleet-"+first+".raw")
+	r.tool(tool, "--install", os.Getenv("FLEET_INSTALL"), "--init", filepath.Join(cache, "init"), "--source", "../../image", "--cache", cache,
+		"--out", out, "--version", version, "--sb-key", r.file("db.key"), "--sb-cert", r.file("db.pem"), "--options", words)
+	return filepath.Join(out, "fleet-"+version+".raw")
 }
 
 // enrol makes the VM's firmware variables anew, with one certificate as all of its keys, and Secure Boot on.

@@ -11,6 +11,7 @@ import (
 
 // TestTheSameTreeBootsInContainers boots two nspawn hosts from the image's own root tree, as one cluster.
 func TestTheSameTreeBootsInContainers(t *testing.T) {
+	t.Parallel()
 	tree := os.Getenv("FLEET_TREE")
 	if tree == "" {
 		t.Skip("FLEET_TREE is not set: ./build.sh test makes the tree and sets it")

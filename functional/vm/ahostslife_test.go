@@ -1,17 +1,23 @@
 package vm
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/fleet-init/fleet/functional/host"
 )
 
 // TestAHostsLife is one VM from its first boot on: alone, in a cluster, through a good release and four bad ones, and back to new. Each boot
 // costs half a minute of emulation, so that all there is to see in one is looked at.
 func TestAHostsLife(t *testing.T) {
+	// Two at a time, since each of them waits a lot. This is the longest and begins first, for which its file has its name.
+	t.Parallel()
 	r := newRig(t, 2)
 	r.publish(second, first, "")
+	r.blank()
 	if err := r.Start(r.ctx, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +106,7 @@ const asked = "/var/lib/update-engine/asked"
 // update takes the second release into the other slot, which proves itself.
 func (r *rig) update() {
 	r.t.Helper()
-	r.follow("10m")
+	r.fullESP()
 	r.must("touch /run/stay")
 	r.timed("a release fetched, written, verified", func() {
 		r.must(`update-engine apply >/run/apply.log 2>&1 || { cat /run/apply.log; exit 1; }`)
@@ -118,6 +124,19 @@ func (r *rig) update() {
 	r.until("a boot that is complete", `systemctl is-active boot-complete.target`)
 }
 
+// fullESP has something else fill the ESP, and the host say so when it looks for a release. While update-engine runs nobody else can mount it.
+func (r *rig) fullESP() {
+	r.t.Helper()
+	const esp = "systemctl stop update-engine && mount -t vfat /dev/vda1 /mnt && "
+	r.must("! mount -t vfat /dev/vda1 /mnt && " + esp + "{ dd if=/dev/zero of=/mnt/filler bs=1M 2>/dev/null; umount /mnt; }")
+	r.follow("10m")
+	if out := r.must("! update-engine apply 2>&1"); !strings.Contains(out, "the boot file system has ") || !strings.Contains(out, " bytes free, the kernel needs ") {
+		r.t.Errorf("of a full ESP update-engine says:\n%s", out)
+	}
+	r.must("update-engine status | grep '^running *" + first + " in slot a, good' && " + esp + "rm /mnt/filler && umount /mnt && systemctl start update-engine")
+	r.until("update-engine at rest", `update-engine status | grep '^phase *idle'`)
+}
+
 // settled waits until the release that runs has proven itself.
 func (r *rig) settled() {
 	r.t.Helper()
@@ -127,10 +146,13 @@ func (r *rig) settled() {
 	}
 }
 
-// bad takes a release that does not come up. The host must be back on the second one after one start of it, by itself, and remember.
+// bad takes a release that does not come up. The host must be back on the second one after one start of it, by itself, and remember, and the
+// rollout by which it got the release must go nowhere else.
 func (r *rig) bad(version, words, says string) {
 	r.t.Helper()
 	r.publish(version, second, words)
+	// By this host's clock, which is not quite that of the others: a rollout that has not begun yet gives nothing.
+	r.must("fleetctl update rollout " + version + " --pace=emergency --percent=100")
 	r.apply()
 	if said := r.await(starts); !strings.Contains(said, says) {
 		r.t.Errorf("the console of %s does not say %q:\n%s", version, says, said)
@@ -143,6 +165,22 @@ func (r *rig) bad(version, words, says string) {
 	r.must("update-engine check")
 	r.until("a host that has looked and found nothing", `update-engine status | grep '^phase *idle'`)
 	r.must(`update-engine status | grep '^not again *` + version + `'`)
+	r.stopped(version)
+}
+
+// stopped waits until the other hosts know that a release goes nowhere, and why.
+func (r *rig) stopped(version string) {
+	r.t.Helper()
+	if err := host.WaitFor(r.ctx, "the rollout of "+version+" to stop", func(ctx context.Context) error {
+		out, err := r.c.Host(1).Run(ctx, "fleetctl", "update", "status")
+		_, of, _ := strings.Cut(out, ": "+version+", pace ")
+		if err == nil && !strings.Contains(of, "stopped by itself: 1 of 1 hosts that are through came back") {
+			err = fmt.Errorf("fleetctl update status says:\n%s", out)
+		}
+		return err
+	}); err != nil {
+		r.t.Error(err)
+	}
 }
 
 // corrupt has the next release damaged on the disk after it was verified, behind the first blocks that every mount reads.
@@ -161,7 +199,15 @@ func (r *rig) reset() {
 	if now := r.must("cat /etc/machine-id"); now != id {
 		r.t.Errorf("machine ID %s after a reset of /etc, %s before", now, id)
 	}
-	r.reboot("factory-reset all --now")
+	// From here on the host has a document that nobody can read. It says where that is wrong, and comes up all the same.
+	r.iso("cidata", map[string]string{"user-data": "#cloud-config\nhostname: nobody\nwrite_files:\n\t- {path: /opt/x}\n"})
+	said := r.reboot("factory-reset all --now")
+	for _, want := range []string{"config drive cidata at /dev/vdb: line 4: error: YAML: ", "cloud-config: config drive cidata at /dev/vdb: the document has errors", "This host has no owner yet"} {
+		if !strings.Contains(said, want) {
+			r.t.Errorf("with a document that is no YAML the console does not say %q:\n%s", want, said)
+		}
+	}
+	r.must(`test ! -e /opt/x && uname -n | grep -x 'fleet-[0-9a-f]*'`)
 	r.until("a cluster of one", `test "$(fleetctl list-machines --no-legend | wc -l)" = 1`)
 	r.must(`test ! -e /var/here && test ! -e /root/hello.service && grep -q 'fleet.version=` + second + `' /run/fleet-boot`)
 	if now := r.must("cat /etc/machine-id"); now == id || len(now) != 32 {
