@@ -363,3 +363,32 @@ func TestTokensAreFoundWhereTheyAre(t *testing.T) {
 		}
 	}
 }
+
+// A certificate that is revoked is told so on the API, renews nothing, and hosts that do not hold the store hear of it.
+func TestARevokedCertificateIsRefusedInWordsAndHostsHearOfIt(t *testing.T) {
+	w := newTown(t)
+	other := w.joined(t.TempDir(), idB, authority.Token{Role: pki.Host})
+	third := w.joined(t.TempDir(), idC, authority.Token{Role: pki.Host})
+	gone, err := w.first.authority.RevokeCertificate(t.Context(), string(idB), pki.Identity{Role: pki.Admin, Name: "root"}, "admin root", false)
+	if err != nil || len(gone) != 1 {
+		t.Fatal(gone, err)
+	}
+	if err := w.first.holder.SetRevoked(gone); err != nil {
+		t.Fatal(err)
+	}
+	err = other.ask(func(c *api.Client) error { _, err := c.WhoAmI(t.Context()); return err })
+	if err == nil || !strings.Contains(err.Error(), "the certificate was revoked on 2026-03-01 12:00 UTC") {
+		t.Errorf("it is told %v", err)
+	}
+	if err := other.renew(t.Context()); err == nil || !strings.Contains(err.Error(), "was revoked on") {
+		t.Errorf("it renews: %v", err)
+	}
+	var ca api.CA
+	if err := third.ask(func(c *api.Client) (err error) { ca, err = c.CA(t.Context(), "x", ""); return err }); err != nil {
+		t.Fatal(err)
+	}
+	list := revokedOf(ca.Revoked)
+	if len(list) != 1 || !list[0].Covers(other.holder.Leaf()) || list[0].Covers(third.holder.Leaf()) || ca.RevokedID == "" || list[0].By != "" {
+		t.Errorf("others hear %+v", ca)
+	}
+}

@@ -194,6 +194,11 @@ func (o office) showCA(w http.ResponseWriter, r *http.Request, _ string) error {
 func (o office) replyCA(w http.ResponseWriter, r *http.Request, s authority.State) error {
 	out := api.CA{Generation: s.Generation, Bundle: string(pki.CertsPEM(s.Bundle...)), Rotating: s.Rotating,
 		Revoked: wireRevoked(s.Revoked), RevokedID: revokedID(s.Revoked)}
+	if api.CallerOf(r.Context()).Role == api.AsHost {
+		for i := range out.Revoked {
+			out.Revoked[i].By = "" // the hosts' affair is who is out, not who said so
+		}
+	}
 	ctx := context.WithoutCancel(r.Context())
 	var err error
 	if out.Voters, _, err = o.voters(ctx); err != nil {
