@@ -80,6 +80,22 @@ func TestAnOlderReleaseIsTakenOnlyWithConsent(t *testing.T) {
 	}
 }
 
+// TestNothingIsJumpedOverThatMustNotBe publishes a mandatory stop and a release that can be reached from there only.
+func TestNothingIsJumpedOverThatMustNotBe(t *testing.T) {
+	p := newPublisher(t)
+	p.publishWith(t, "2.0.0", []string{"--stop"}, "1.0.0")
+	p.publish(t, "2.5.0")
+	p.publishWith(t, "3.0.0", []string{"--min-from=2.0.0"})
+	m := newMachine(t, p)
+	if s := m.live(update.Fact{Kind: update.CheckNow, Version: "3.0.0"}); m.boots != 0 || !strings.Contains(s.Why, "3.0.0 can be reached from 2.0.0 on, 1.0.0 is running") {
+		t.Errorf("asked for by name: %d reboots, %s", m.boots, s.Why)
+	}
+	for _, next := range []string{"2.0.0", "3.0.0"} {
+		m.live(update.Fact{Kind: update.CheckNow})
+		m.runs(next)
+	}
+}
+
 // TestARebootWithoutAReleaseHasAPermit asks for a reboot of a host that has nothing staged: it waits for its permit like any other, and gives it
 // back when it is well again.
 func TestARebootWithoutAReleaseHasAPermit(t *testing.T) {

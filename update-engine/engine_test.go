@@ -90,6 +90,12 @@ func (p publisher) signers() string { return p.key("targets") + "," + p.key("onl
 // publish puts a release with deltas against others into the directory.
 func (p publisher) publish(t *testing.T, version string, bases ...string) string {
 	t.Helper()
+	return p.publishWith(t, version, nil, bases...)
+}
+
+// publishWith is publish with more words.
+func (p publisher) publishWith(t *testing.T, version string, words []string, bases ...string) string {
+	t.Helper()
 	files := map[string][]byte{"uki": bytes.Repeat([]byte("kernel "+version), 1000)}
 	for _, v := range append([]string{version}, bases...) {
 		files["usr-"+v] = image(v)
@@ -101,7 +107,7 @@ func (p publisher) publish(t *testing.T, version string, bases ...string) string
 	for _, v := range bases {
 		args = append(args, "--base", p.key("usr-"+v))
 	}
-	return ok(t, args...)
+	return ok(t, append(args, words...)...)
 }
 
 // machine is a host whose reboots are played.

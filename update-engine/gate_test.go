@@ -222,7 +222,7 @@ func (s *slowPermit) GiveBack(context.Context) error {
 	s.given = append(s.given, "given back")
 	return nil
 }
-func (s *slowPermit) Drain(context.Context) error { return s.Take(nil, "", "") }
+func (s *slowPermit) Drain(ctx context.Context) error { return s.Take(ctx, "", "") }
 
 func TestTheWindowIsLookedAtAgainWhenThePermitIsThere(t *testing.T) {
 	now := time.Date(2026, 11, 21, 22, 30, 0, 0, time.UTC)
