@@ -116,6 +116,16 @@ func TestConfig(t *testing.T) {
 	if ws, err := c.windows(); err != nil || len(ws) != 2 {
 		t.Error(ws, err)
 	}
+	if c, _, err = parseConfig([]string{"--rate-limit=100000"}, nil, none); err != nil {
+		t.Fatal(err)
+	}
+	slow := &host{cfg: c}
+	m, err := slow.mirrors()
+	must(t, err)
+	// One for all that this process loads: each frame that comes by itself must not begin with a burst of its own.
+	if m.Limit == nil || m.Limit.Limit() != 100_000 || m.Limit.Burst() > 25_000 || slow.limiter() != m.Limit {
+		t.Errorf("loads are held to %v", m.Limit)
+	}
 	for _, args := range [][]string{{"--strategy=never"}, {"--window=soon"}, {"--mirrors=ftp://x"}, {"--mirrors=https://"}, {"--slot=c"}, {"--tries=0"}} {
 		if _, _, err := parseConfig(args, nil, none); err == nil {
 			t.Errorf("%v was taken", args)
