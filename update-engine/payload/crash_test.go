@@ -37,11 +37,15 @@ func (d *disk) step() error {
 func (d *disk) ReadAt(b []byte, off int64) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	seen := bytes.Clone(d.solid)
+	n, err := bytes.NewReader(d.solid).ReadAt(b, off)
 	for _, p := range d.pending {
-		copy(seen[p.off:], p.b)
+		// What of it lies in [off, off+n).
+		from, to := max(p.off, off), min(p.off+int64(len(p.b)), off+int64(n))
+		if from < to {
+			copy(b[from-off:to-off], p.b[from-p.off:])
+		}
 	}
-	return bytes.NewReader(seen).ReadAt(b, off)
+	return n, err
 }
 
 func (d *disk) WriteAt(b []byte, off int64) (int, error) {
