@@ -21,6 +21,8 @@ func FuzzConfig(f *testing.F) {
 	f.Add("Match exec x\n User a\nMatch host web\n User=b\n", "core@web:2222")
 	f.Add("Include ~/.ssh/*\nHost !*\nHost \"a b\"\nPort -1\n", "[fd00::1]:22")
 	f.Add("Host *\n HostName %h.example\n IdentityFile ~/%d/%%\n", "web")
+	f.Add("", "a]b")
+	f.Add("Host *\n HostName [\n", "web")
 	home := f.TempDir()
 	path := filepath.Join(home, ".ssh/config")
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {

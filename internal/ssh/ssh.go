@@ -137,6 +137,9 @@ func (d *Dialer) routeTo(target string) (route, error) {
 		name = strings.ReplaceAll(strings.ReplaceAll(h, "%h", host), "%%", "%")
 	}
 	r.addr = net.JoinHostPort(name, port)
+	if h, _, err := net.SplitHostPort(r.addr); err != nil || h == "" {
+		return route{}, fmt.Errorf("SSH host %q: %q is no name or address of a host", target, name)
+	}
 	if jump := d.get(host, "ProxyJump"); jump != "" && jump != "none" {
 		r.jumps = strings.Split(jump, ",")
 	}
