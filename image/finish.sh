@@ -33,6 +33,9 @@ rm -rf "$root"/usr/bin/perl* "$root"/usr/bin/apt* "$root"/usr/bin/dpkg* "$root"/
 # The compiled form is what is read.
 rm -rf "$root/usr/lib/udev/hwdb.d" "$root/usr/share/ca-certificates"
 
+# For fleetctl edit, and for whoever sits at a console.
+ln -sf busybox "$root/usr/bin/vi"
+
 # netd is started by the first unit that wants an address: without a network configured in the store it would wait, and the boot with it.
 for link in multi-user.target.wants/fleetd.service multi-user.target.wants/update-engine.service \
 	sysinit.target.wants/cloud-config.service boot-complete.target.requires/update-engine-gate.service sockets.target.wants/fleet.socket sockets.target.wants/ssh.socket \
