@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Everything one does with this tree: ./build.sh help. As root, each verb installs the Debian packages it lacks.
 set -euo pipefail
+shopt -s inherit_errexit # what fails in $(...) ends it there
 caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 export CGO_ENABLED=0
-ldflags='' # what is shipped is linked without what only debuggers read: a third of its size; traces keep their lines
+ldflags='-s -w' # without what only debuggers read: a third of the size; traces keep their lines
 
 usage() {
 	cat <<'EOF'
@@ -58,8 +59,8 @@ apt_install() {
 
 need_hosts() {
 	((EUID == 0)) || die "hosts are booted by root only: run 'sudo ./build.sh ${verb}'"
-	need systemd-nspawn:systemd-container mmdebstrap:mmdebstrap nft:nftables ip:iproute2 nsenter:util-linux
-	[[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || need debian-archive-keyring:debian-archive-keyring
+	need systemd-nspawn:systemd-container nft:nftables ip:iproute2 nsenter:util-linux
+	need_tree
 }
 
 # The commands there are, of those this project has.
@@ -140,24 +141,42 @@ install_to() {
 	done
 }
 
-need_image() {
+need_tree() {
 	((EUID == 0)) || die "the image is made by root only: run 'sudo ./build.sh ${verb}'"
-	need mmdebstrap:mmdebstrap mkfs.erofs:erofs-utils /sbin/veritysetup:cryptsetup-bin objcopy:binutils /sbin/mkfs.ext4:e2fsprogs zstd:zstd
-	[[ -e /usr/lib/systemd/boot/efi/linuxx64.efi.stub ]] || need linuxx64.efi.stub:systemd-boot-efi
+	need mmdebstrap:mmdebstrap flock:util-linux
 	[[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || need debian-archive-keyring:debian-archive-keyring
 }
 
-# image ARGS...  makes the OS image. What did not change since the last build is taken from .cache/image.
-image() {
-	need_image
-	local dir=.cache/image ldflags='-s -w'
-	rm -rf "$dir/install"
-	install_to "$dir/install" >&2
-	go build -trimpath -ldflags='-s -w' -o "$dir/init" ./image/init
-	go run ./image/mkimage --install "$dir/install" --init "$dir/init" "$@"
+need_image() {
+	need_tree
+	need mkfs.erofs:erofs-utils /sbin/veritysetup:cryptsetup-bin objcopy:binutils /sbin/mkfs.ext4:e2fsprogs zstd:zstd
+	[[ -e /usr/lib/systemd/boot/efi/linuxx64.efi.stub ]] || need linuxx64.efi.stub:systemd-boot-efi
 }
 
-# vm_tests ARGS...  the image in QEMU and as a container, and the Debian packages.
+# image ARGS...  makes the OS image. What did not change since the last build is taken from .cache/image. One at a time: tests call it too.
+image() {
+	need_image
+	make_image "$@"
+}
+
+# tree ARGS...  makes only the image's root tree, and prints where it is.
+tree() {
+	need_tree
+	make_image --tree "$@"
+}
+
+make_image() (
+	dir=.cache/image
+	mkdir -p "$dir"
+	exec {lock}>"$dir/lock"
+	flock "$lock"
+	rm -rf "$dir/install"
+	install_to "$dir/install" >&2
+	go build -trimpath -ldflags="$ldflags" -o "$dir/init" ./image/init
+	go run ./image/mkimage --install "$dir/install" --init "$dir/init" "$@"
+)
+
+# vm_tests ARGS...  the image in QEMU, and the Debian packages.
 vm_tests() {
 	need qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils /sbin/dnsmasq:dnsmasq-base genisoimage:genisoimage mcopy:mtools /sbin/mkfs.vfat:dosfstools \
 		sbsign:sbsigntool faketime:faketime openssl:openssl
@@ -165,20 +184,16 @@ vm_tests() {
 	local tree
 	image --version 0.1.0
 	image --version 0.2.0
-	tree=$(image --tree --version 0.2.0)
+	tree=$(tree)
 	deb 0.1.0 .cache/deb/old
 	deb 0.2.0 .cache/deb/new
-	FLEET_HOSTS=required FLEET_INSTALL=$PWD/.cache/image/install FLEET_IMAGE=$PWD/.cache/image/out FLEET_TREE=$tree FLEET_DEB=$PWD/.cache/deb \
+	FLEET_HOSTS=required FLEET_INSTALL=$PWD/.cache/image/install FLEET_IMAGE=$PWD/.cache/image/out FLEET_HOST_TREE=$tree FLEET_DEB=$PWD/.cache/deb \
 		FLEET_LOGS=${FLEET_LOGS:-$PWD/.cache/logs} tests ./functional/vm/... -timeout 45m -count=1 "$@"
-	(($# == 0)) || return 0
-	# What is tested on hosts with a Debian of the tests' own is so on the image too.
-	FLEET_HOSTS=required FLEET_INSTALL=$PWD/.cache/image/install FLEET_HOST_TREE=$tree FLEET_LOGS=${FLEET_LOGS:-$PWD/.cache/logs} \
-		tests ./functional/host/fleettest -timeout 20m -count=1 -run '^TestThreeInstancesOnThreeHostsOutliveOneOfThem$|^TestHostConfiguresItself$'
 }
 
 # deb [VERSION] [OUT]  makes the packages; the time in them is that of the last commit, unless SOURCE_DATE_EPOCH says another.
 deb() {
-	local dir=.cache/deb ldflags='-s -w'
+	local dir=.cache/deb
 	need dpkg-deb:dpkg
 	rm -rf "$dir/install" "${2:-$dir}"/*.deb
 	install_to "$dir/install"
@@ -248,10 +263,9 @@ race_tests() { CGO_ENABLED=1 tests "$(rooms)" -race -timeout 20m; }
 sim_tests() { tests ./functional/sim/... -timeout 10m; }
 
 host_tests() {
-	local dest=.cache/install
-	rm -rf "$dest"
-	install_to "$dest"
-	FLEET_HOSTS=required FLEET_INSTALL=$PWD/$dest FLEET_LOGS=${FLEET_LOGS:-$PWD/.cache/logs} \
+	local tree
+	tree=$(tree)
+	FLEET_HOSTS=required FLEET_HOST_TREE=$tree FLEET_LOGS=${FLEET_LOGS:-$PWD/.cache/logs} \
 		tests ./functional/host/... -timeout 40m -count=1 "$@"
 }
 
@@ -277,25 +291,23 @@ test_all() {
 	step 'tests with the race detector' race_tests
 	[[ -z $(ls functional/sim/*.go 2>/dev/null) ]] || step simulation sim_tests
 	step 'tests on hosts' host_tests
-	step 'the image in QEMU, containers and packages' vm_tests
+	step 'the image in QEMU, and packages' vm_tests
 	report
 }
 
 up() {
 	need_hosts
-	local dest=.cache/up # not the folder of the tests: the tour runs this beside them
-	rm -rf "$dest"
-	install_to "$dest"
-	cluster up "${1:-3}" "$PWD/$dest"
+	local tree
+	tree=$(tree)
+	cluster up "${1:-3}" "$tree"
 }
 
 bench() {
 	need_hosts
-	local dest=.cache/bench list
-	rm -rf "$dest"
-	install_to "$dest"
+	local tree list
+	tree=$(tree)
 	mapfile -t list < <(rooms)
-	go run ./functional/bench --install "$dest"
+	go run ./functional/bench --tree "$tree"
 	say "=== the image, emulated"
 	tests() { go test "${@:2}" "$1"; } # whose output tells figures
 	vm_tests -v -parallel 1 -run '^(TestAHostsLife|TestCloudConfigFrom)' | sed -n 's/.*figure: //p'
@@ -334,10 +346,9 @@ fuzz() {
 # faults MINUTES [SEED]  breaks hosts at random for that long; a seed draws the same faults again.
 faults() {
 	need_hosts
-	local dest=.cache/install
-	rm -rf "$dest"
-	install_to "$dest"
-	FLEET_HOSTS=required FLEET_INSTALL=$PWD/$dest FLEET_LOGS=${FLEET_LOGS:-$PWD/.cache/logs} FLEET_FAULTS=$1 FLEET_FAULTS_SEED=${2:-1} \
+	local tree
+	tree=$(tree)
+	FLEET_HOSTS=required FLEET_HOST_TREE=$tree FLEET_LOGS=${FLEET_LOGS:-$PWD/.cache/logs} FLEET_FAULTS=$1 FLEET_FAULTS_SEED=${2:-1} \
 		go test -timeout "$(($1 + 30))m" -count=1 -v -run TestPromisesUnderFaults ./functional/host/faults
 }
 
@@ -374,7 +385,7 @@ fuzz) fuzz "$@" ;;
 soak) soak "$@" ;;
 faults) faults "${1:?for how many minutes? ./build.sh faults MINUTES [SEED]}" "${2:-1}" ;;
 image) image "$@" ;;
-tree) image --tree "$@" ;;
+tree) tree "$@" ;;
 deb) deb "$@" ;;
 install) install_to "${1:-}" ;;
 help | -h | --help) usage ;;

@@ -34,13 +34,13 @@ func (b *bench) apply(ctx context.Context) error {
 }
 
 func (b *bench) applyOne(ctx context.Context, size int64) (err error) {
-	// Beside what was installed: /tmp may be memory.
-	dir, err := os.MkdirTemp(filepath.Dir(b.install), "apply")
+	// Beside the tree: /tmp may be memory.
+	dir, err := os.MkdirTemp(filepath.Dir(b.tree), "apply")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	a := &applying{dir: dir, engine: filepath.Join(b.install, "usr/bin/update-engine"), size: size}
+	a := &applying{dir: dir, engine: filepath.Join(b.tree, "usr/bin/update-engine"), size: size}
 	if err := a.publish(ctx); err != nil {
 		return err
 	}

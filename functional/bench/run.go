@@ -23,8 +23,8 @@ type bench struct {
 	sizes   []int
 	many    int
 	runs    int
-	images  []int // MiB
-	install string
+	images  []int  // MiB
+	tree    string // root tree of the hosts
 	window  time.Duration
 	ttl     time.Duration
 }
@@ -52,7 +52,7 @@ func parts() []part {
 func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	flags := pflag.NewFlagSet("bench", pflag.ContinueOnError)
 	b := &bench{out: out}
-	flags.StringVar(&b.install, "install", "", "folder that build.sh install made")
+	flags.StringVar(&b.tree, "tree", "", "root tree that build.sh tree made")
 	only := flags.StringSlice("part", nil, "only these parts")
 	flags.IntSliceVar(&b.sizes, "units", []int{300, 1000}, "how many units")
 	flags.IntVar(&b.many, "many", 10000, "how many units the part wide has")
@@ -72,14 +72,14 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 			together = append(together, p)
 		}
 	}
-	if b.install, err = filepath.Abs(b.install); err != nil {
+	if b.tree, err = filepath.Abs(b.tree); err != nil {
 		return err
 	}
 	if err := b.each(ctx, alone); err != nil || len(together) == 0 {
 		return err
 	}
 	b.cluster, err = host.Start(ctx, host.Options{
-		Hosts: 3, Install: b.install, Files: host.FleetFiles(3, "agent_ttl = "+b.ttl.String()+"\n"),
+		Hosts: 3, Tree: b.tree, Files: host.FleetFiles(3, "agent_ttl = "+b.ttl.String()+"\n"),
 		Log: func(format string, a ...any) { fmt.Fprintf(os.Stderr, format+"\n", a...) },
 	})
 	if err != nil {

@@ -15,9 +15,11 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-//go:embed script
+//go:embed script layer
 var scripts embed.FS
 
 const (
@@ -30,11 +32,10 @@ const (
 
 // Options say what a cluster is made of.
 type Options struct {
-	Hosts   int    // booted by Start; more can come with Add
-	Install string // folder laid over Debian on every host, as build.sh install DESTDIR makes it; copied; may be empty
-	Tree    string // root tree in place of the tests' Debian, such as build.sh tree makes; never written; see TreeFiles
-	// Files are written on host i (from 1) before its first boot: path → content. Content that starts with "#!" is
-	// executable. May be nil.
+	Hosts int    // booted by Start; more can come with Add
+	Tree  string // what every host's root is, as build.sh tree makes it; never written
+	// Files are written on host i (from 1) before its first boot: path → content. A script ("#!") and a
+	// program are executable. May be nil.
 	Files func(i int) map[string]string
 	Log   func(format string, args ...any) // nil = silent
 	// ID names the cluster's folders; empty = made from the process ID. Only a cluster with an ID can outlive its maker.
@@ -59,15 +60,15 @@ type Cluster struct {
 type state struct {
 	ID     string     `json:"id"`
 	Tree   string     `json:"tree"`
-	Lower  string     `json:"lower"` // overlayfs's lowerdir
+	Lower  string     `json:"lower"` // overlayfs's lowerdir: layer/, the tree, the tools of tests
 	Owner  process    `json:"owner"` // zero if the cluster has none
 	Keeper process    `json:"keeper"`
 	Holder process    `json:"holder"`
 	Hosts  []identity `json:"hosts"`
 }
 
-// Start makes a cluster and boots its hosts in parallel. The root tree is made first if the cache has none, which takes a
-// minute and needs the network. When it fails, nothing is left behind.
+// Start makes a cluster and boots its hosts in parallel. The tools that tests look at hosts with are made first if the cache has none, which takes
+// a minute and needs the network. When it fails, nothing is left behind.
 func Start(ctx context.Context, opt Options) (*Cluster, error) {
 	if opt.Log == nil {
 		opt.Log = func(string, ...any) {}
@@ -78,24 +79,25 @@ func Start(ctx context.Context, opt Options) (*Cluster, error) {
 	if err := sweep(); err != nil {
 		return nil, err
 	}
-	tree := opt.Tree
-	if tree == "" {
-		var err error
-		if tree, err = ensureTree(ctx, opt.Log); err != nil {
-			return nil, err
-		}
+	if _, err := os.Stat(filepath.Join(opt.Tree, "usr")); err != nil {
+		return nil, fmt.Errorf("the hosts' root tree, which build.sh tree makes: %w", err)
+	}
+	beside, err := ensureBeside(ctx, opt.Log)
+	if err != nil {
+		return nil, err
 	}
 	groups, err := cgroupRoots()
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{opt: opt, cgroups: groups, state: state{ID: opt.ID, Tree: tree, Lower: tree}}
+	c := &Cluster{opt: opt, cgroups: groups, state: state{ID: opt.ID, Tree: opt.Tree}}
 	if !opt.Outlive {
 		c.state.Owner = processOf(os.Getpid())
 	}
 	if err := c.claim(); err != nil {
 		return nil, err
 	}
+	c.state.Lower = strings.Join([]string{filepath.Join(c.runDir(), "layer"), opt.Tree, filepath.Join(beside, "tools")}, ":")
 	if err := c.fill(); err != nil {
 		return nil, errors.Join(err, c.clear())
 	}
@@ -152,15 +154,6 @@ func (c *Cluster) fill() error {
 	if err := insist(func() error { return os.MkdirAll(c.diskDir(), 0o755) }); err != nil {
 		return fmt.Errorf("make the hosts' disks: %w", err)
 	}
-	if c.opt.Install == "" {
-		return nil
-	}
-	// A copy, since the next build would change files below running hosts, and overlayfs answers that with nonsense.
-	dest := filepath.Join(c.diskDir(), "install")
-	if out, err := exec.Command("cp", "-a", "--reflink=auto", c.opt.Install, dest).CombinedOutput(); err != nil {
-		return fmt.Errorf("copy what was installed in %s: %w: %s", c.opt.Install, err, out)
-	}
-	c.state.Lower = dest + ":" + c.state.Tree
 	return nil
 }
 
@@ -183,9 +176,15 @@ func (c *Cluster) startKeeper(ctx context.Context) error {
 	}
 	defer log.Close() // read by its handle: a keeper that fails removes the file
 	cmd.Stdout, cmd.Stderr = log, log
+	tree, err := inUse(c.state.Tree)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	cmd.ExtraFiles = []*os.File{tree}
 	if c.opt.Outlive {
 		// The keeper gets both ends of the pipe: its stdin never ends.
-		cmd.ExtraFiles = []*os.File{owner}
+		cmd.ExtraFiles = append(cmd.ExtraFiles, owner)
 	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the keeper: %w", err)
@@ -212,6 +211,19 @@ func (c *Cluster) startKeeper(ctx context.Context) error {
 	}
 	c.state.Holder = processOf(holder)
 	return c.save()
+}
+
+// inUse opens the tree with a lock that lasts while any process has this file open: mkimage clears away only trees that nobody holds.
+func inUse(tree string) (*os.File, error) {
+	f, err := os.Open(tree)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", tree, err)
+	}
+	return f, nil
 }
 
 // Open finds a cluster that another process made. It is os.ErrNotExist if there is none with this ID.

@@ -103,8 +103,8 @@ func runOn(cmd *exec.Cmd) error {
 	}
 }
 
-// WriteFile writes a file on the host, whether it is on or off, and makes the folders it needs. A file that starts with "#!" is
-// executable.
+// WriteFile writes a file on the host, whether it is on or off, and makes the folders it needs. A script ("#!") and a program are executable. /usr can
+// only be written while the host is off.
 func (h *Host) WriteFile(ctx context.Context, path, content string) error {
 	return h.WriteFiles(ctx, map[string]string{path: content})
 }
@@ -115,7 +115,7 @@ func (h *Host) WriteFiles(ctx context.Context, files map[string]string) error {
 	w := tar.NewWriter(&buf)
 	for _, path := range sortedKeys(files) {
 		mode := int64(0o644)
-		if strings.HasPrefix(files[path], "#!") {
+		if strings.HasPrefix(files[path], "#!") || strings.HasPrefix(files[path], "\x7fELF") {
 			mode = 0o755
 		}
 		head := &tar.Header{Name: strings.TrimPrefix(filepath.Clean(path), "/"), Mode: mode, Size: int64(len(files[path])), ModTime: time.Now()}

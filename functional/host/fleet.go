@@ -2,13 +2,12 @@ package host
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/fleet-init/fleet/internal/authority"
@@ -27,8 +26,6 @@ func FleetFiles(n int, conf string) func(i int) map[string]string {
 	return func(i int) map[string]string {
 		files := map[string]string{
 			"/etc/fleet/fleet.conf": "member_ip = " + network + "0/24\n" + conf,
-			// What "systemctl enable fleetd" does, in a plain file.
-			"/etc/systemd/system/multi-user.target.d/fleet.conf": "[Unit]\nWants=fleetd.service\n",
 		}
 		if i == 1 {
 			files["/var/lib/fleet/pki/seed.json"] = seed
@@ -53,34 +50,16 @@ var made = sync.OnceValues(func() (string, pki.Token) {
 	return string(text), token
 })
 
-// Installed returns a folder with what build.sh install makes, for Options.Install: FLEET_INSTALL if that is set, else it is
-// built for this test.
-func Installed(t *testing.T) string {
-	t.Helper()
-	if dir := os.Getenv("FLEET_INSTALL"); dir != "" {
-		return dir
-	}
-	dir := t.TempDir()
-	if out, err := exec.CommandContext(Context(t), filepath.Join(root(t), "build.sh"), "install", dir).CombinedOutput(); err != nil {
-		t.Fatalf("build.sh install: %v: %s", err, out)
-	}
-	return dir
-}
-
-// root returns the folder of go.mod.
-func root(t *testing.T) string {
-	t.Helper()
+// moduleRoot is the folder of go.mod.
+func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for !slices.Contains(names(dir), "go.mod") {
+	for err == nil && !slices.Contains(names(dir), "go.mod") {
 		if dir == filepath.Dir(dir) {
-			t.Fatal("there is no go.mod above this test")
+			err = errors.New("there is no go.mod above this folder")
 		}
 		dir = filepath.Dir(dir)
 	}
-	return dir
+	return dir, err
 }
 
 // names returns what a folder holds.

@@ -42,7 +42,7 @@ func where(ctx context.Context, c *Cluster, port int) (hosts []string) {
 // The promise of the first page: three instances run on three hosts, and run on when one dies.
 func TestThreeHostsAreOneInitSystem(t *testing.T) {
 	t.Parallel()
-	c := ForTest(t, Options{Hosts: 3, Install: Installed(t), Files: FleetFiles(3, "agent_ttl = 3s\n")})
+	c := ForTest(t, Options{Hosts: 3, Files: FleetFiles(3, "agent_ttl = 3s\n")})
 	ctx := Context(t)
 	must(t, WaitFor(ctx, "three machines", func(ctx context.Context) error {
 		out, err := c.Host(1).Run(ctx, "fleetctl", "list-machines", "--no-legend")
@@ -87,7 +87,7 @@ func TestThreeHostsAreOneInitSystem(t *testing.T) {
 // Restarting the daemon, also by its watchdog, is no event for what runs.
 func TestUnitsRunOnWhileFleetdIsRestarted(t *testing.T) {
 	t.Parallel()
-	c := ForTest(t, Options{Hosts: 1, Install: Installed(t), Files: FleetFiles(1, "")})
+	c := ForTest(t, Options{Hosts: 1, Files: FleetFiles(1, "")})
 	h, ctx := c.Host(1), Context(t)
 	must(t, WaitFor(ctx, "fleetd", func(ctx context.Context) error {
 		_, err := h.Run(ctx, "systemctl", "is-active", "fleetd.service")

@@ -16,7 +16,7 @@ const grace = 30 * time.Second
 // logged, and all of it is written to the folder FLEET_LOGS if that is set. Where hosts cannot be booted the test is
 // skipped, except with FLEET_HOSTS=required, as build.sh test sets it.
 //
-// With FLEET_HOST_TREE the hosts of a test that names no tree boot that one, such as build.sh tree prints: what is tested is then what ships.
+// The hosts of a test that names no tree boot the image's: what is tested is what ships.
 func ForTest(t *testing.T, opt Options) *Cluster {
 	t.Helper()
 	required := os.Getenv("FLEET_HOSTS") == "required"
@@ -29,12 +29,8 @@ func ForTest(t *testing.T, opt Options) *Cluster {
 	if opt.Log == nil {
 		opt.Log = t.Logf
 	}
-	if tree := os.Getenv("FLEET_HOST_TREE"); tree != "" && opt.Tree == "" {
-		files := opt.Files
-		if files == nil {
-			files = func(int) map[string]string { return nil }
-		}
-		opt.Tree, opt.Files = tree, func(i int) map[string]string { return TreeFiles(files(i)) }
+	if opt.Tree == "" {
+		opt.Tree = Tree(t)
 	}
 	ctx := Context(t)
 	c, err := Start(ctx, opt)

@@ -15,18 +15,16 @@ import (
 
 func TestHostsComeUpAndReachEachOther(t *testing.T) {
 	t.Parallel()
-	install := t.TempDir()
-	write(t, filepath.Join(install, "usr/bin/hello"), "#!/bin/sh\necho hello from $(hostname)\n")
 	begin := time.Now()
-	c := ForTest(t, Options{Hosts: 3, Install: install, Files: func(i int) map[string]string {
-		return map[string]string{"/etc/number": strings.Repeat("i", i)}
+	c := ForTest(t, Options{Hosts: 3, Files: func(i int) map[string]string {
+		return map[string]string{"/etc/number": strings.Repeat("i", i), "/usr/bin/hello": "#!/bin/sh\necho hello from $(hostname)\n"}
 	}})
 	t.Logf("three hosts up in %s", time.Since(begin).Round(time.Millisecond))
 	ids := map[string]bool{}
 	for i, h := range c.Hosts() {
 		ids[h.Must(t, "cat", "/etc/machine-id")] = true
 		want(t, "host name", h.Must(t, "hostname"), h.Name)
-		want(t, "installed command", h.Must(t, "hello"), "hello from "+h.Name)
+		want(t, "command of the first files", h.Must(t, "hello"), "hello from "+h.Name)
 		want(t, "first file", h.Must(t, "cat", "/etc/number"), strings.Repeat("i", i+1))
 		want(t, "machine ID", h.Must(t, "cat", "/etc/machine-id"), h.MachineID)
 		for _, o := range c.Hosts() {
@@ -40,6 +38,8 @@ func TestHostsComeUpAndReachEachOther(t *testing.T) {
 		!strings.Contains(err.Error(), "exit status 3: err") {
 		t.Errorf("a failing command gives %q, %v", out, err)
 	}
+	want(t, "what the hosts are", c.Host(1).Must(t, "sh", "-c", ". /etc/os-release && echo $IMAGE_ID; touch /usr/x 2>&1 || :; command -v apt dpkg perl || :"),
+		"fleet\ntouch: cannot touch '/usr/x': Read-only file system")
 	want(t, "state of the system", c.Host(1).Must(t, "systemctl", "is-system-running", "--wait"), "running")
 }
 
@@ -236,12 +236,6 @@ func want(t *testing.T, what, got, want string) {
 	}
 }
 
-func write(t *testing.T, path, content string) {
-	t.Helper()
-	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
-	must(t, os.WriteFile(path, []byte(content), 0o755))
-}
-
 func readFile(t *testing.T, elem ...string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(elem...))
@@ -258,7 +252,7 @@ func TestMain(m *testing.M) {
 
 // abandon is what the test below runs in a process of its own: it makes a cluster, tells, and dies without a word.
 func abandon(told string) {
-	c, err := Start(context.Background(), Options{Hosts: 1})
+	c, err := Start(context.Background(), Options{Hosts: 1, Tree: os.Getenv("FLEET_HOST_TREE")})
 	if err != nil {
 		panic(err)
 	}
@@ -276,7 +270,7 @@ func TestNothingIsLeftOfAClusterWhoseOwnerWasKilled(t *testing.T) {
 	c := ForTest(t, Options{}) // skips where hosts cannot be booted, and makes the tree
 	ctx, told := Context(t), filepath.Join(t.TempDir(), "told")
 	cmd := exec.CommandContext(ctx, os.Args[0])
-	cmd.Env = append(os.Environ(), "FLEET_TEST_ABANDON="+told)
+	cmd.Env = append(os.Environ(), "FLEET_TEST_ABANDON="+told, "FLEET_HOST_TREE="+Tree(t))
 	out, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(err.Error(), "killed") {
 		t.Fatalf("the other process was to be killed, but: %v: %s", err, out)
@@ -309,10 +303,10 @@ func TestAClusterThatOutlivesItsMakerIsFoundAgain(t *testing.T) {
 	t.Parallel()
 	ctx := Context(t)
 	ForTest(t, Options{})
-	made, err := Start(ctx, Options{ID: "outlive" + itoa(os.Getpid()), Outlive: true, Hosts: 1})
+	made, err := Start(ctx, Options{ID: "outlive" + itoa(os.Getpid()), Outlive: true, Hosts: 1, Tree: Tree(t)})
 	must(t, err)
 	defer made.Close()
-	if _, err := Start(ctx, Options{ID: made.state.ID, Outlive: true}); !errors.Is(err, os.ErrExist) {
+	if _, err := Start(ctx, Options{ID: made.state.ID, Outlive: true, Tree: Tree(t)}); !errors.Is(err, os.ErrExist) {
 		t.Errorf("a second cluster of the same ID: %v", err)
 	}
 	found, err := Open(made.state.ID)

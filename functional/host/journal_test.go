@@ -10,7 +10,7 @@ import (
 // Logs of units come from any host, by way of the fleetds: merged, followed, and with what a failed start has said.
 func TestLogsFromAnyHost(t *testing.T) {
 	t.Parallel()
-	c := ForTest(t, Options{Hosts: 2, Install: Installed(t), Files: FleetFiles(2, "agent_ttl = 3s\n")})
+	c := ForTest(t, Options{Hosts: 2, Files: FleetFiles(2, "agent_ttl = 3s\n")})
 	ctx := Context(t)
 	must(t, WaitFor(ctx, "two machines", func(ctx context.Context) error {
 		out, err := c.Host(1).Run(ctx, "fleetctl", "list-machines", "--no-legend")

@@ -13,6 +13,14 @@ import (
 	"github.com/fleet-init/fleet/internal/unit"
 )
 
+// root returns the folder of go.mod.
+func root(t *testing.T) string {
+	t.Helper()
+	dir, err := moduleRoot()
+	must(t, err)
+	return dir
+}
+
 // shipped returns the unit files of a folder below the module's root.
 func shipped(t *testing.T, folder string) map[string]string {
 	t.Helper()

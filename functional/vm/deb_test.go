@@ -27,7 +27,7 @@ func TestDebianPackages(t *testing.T) {
 	if dir == "" {
 		t.Skip("FLEET_DEB is not set: ./build.sh test makes the packages and sets it")
 	}
-	c := host.ForTest(t, host.Options{Hosts: 1})
+	c := host.ForTest(t, host.Options{Hosts: 1, Tree: host.Debian(t)})
 	ctx := host.Context(t)
 	h := c.Host(1)
 	give(t, h, filepath.Join(dir, "old"), "/var/tmp/old")

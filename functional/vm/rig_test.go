@@ -46,9 +46,8 @@ func rigOf(t *testing.T, hosts int, image func(*rig) string) *rig {
 	if err := Missing(); err != nil {
 		t.Fatal(err)
 	}
-	install := host.Installed(t)
-	c := host.ForTest(t, host.Options{Hosts: hosts, Install: install, Files: host.FleetFiles(hosts, "")})
-	r := &rig{t: t, ctx: host.Context(t), c: c, images: images, releases: t.TempDir(), engine: filepath.Join(install, "usr/bin/update-engine")}
+	c := host.ForTest(t, host.Options{Hosts: hosts, Files: host.FleetFiles(hosts, "")})
+	r := &rig{t: t, ctx: host.Context(t), c: c, images: images, releases: t.TempDir(), engine: filepath.Join(host.Tree(t), "usr/bin/update-engine")}
 	r.makeKeys()
 	r.serve()
 	v, err := New(r.ctx, c, t.TempDir(), image(r), 2<<30)

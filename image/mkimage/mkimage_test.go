@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -176,6 +178,36 @@ func TestOnceKeepsWhatIsWhole(t *testing.T) {
 	}
 	if list, _ := os.ReadDir(filepath.Dir(p)); made != 2 || len(list) != 1 {
 		t.Errorf("made %d times, %d files", made, len(list))
+	}
+}
+
+func TestOldTreesGoButNotThoseInUse(t *testing.T) {
+	dir := t.TempDir()
+	for i, name := range []string{"root-oldest", "root-old", "root-used", "root-new", "root-mine"} {
+		p, at := filepath.Join(dir, name), time.Unix(int64(1000*i), 0)
+		if err := errors.Join(os.Mkdir(p, 0o755), os.Chtimes(p, at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	used, err := os.Open(filepath.Join(dir, "root-old"))
+	if err == nil {
+		err = syscall.Flock(int(used.Fd()), syscall.LOCK_SH)
+	}
+	if err == nil {
+		err = keep(filepath.Join(dir, "root-*"), 1, filepath.Join(dir, "root-mine"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := used.Close(); err != nil {
+		t.Fatal(err)
+	}
+	list, _ := filepath.Glob(filepath.Join(dir, "*"))
+	for i, p := range list {
+		list[i] = filepath.Base(p)
+	}
+	if got := strings.Join(list, " "); got != "root-mine root-new root-old" {
+		t.Errorf("what is left: %s", got)
 	}
 }
 

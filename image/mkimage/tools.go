@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -154,7 +155,8 @@ func used(p string) error {
 	return os.Chtimes(p, now, now)
 }
 
-// keep removes all but those few that were used last of what a pattern matches: the cache does not grow with every commit.
+// keep removes all but those few that were used last of what a pattern matches: the cache does not grow with every commit. What somebody holds a
+// lock on stays too: containers run on it.
 func keep(pattern string, newest int, not ...string) error {
 	list, err := filepath.Glob(pattern)
 	if err != nil {
@@ -172,7 +174,7 @@ next:
 				continue next
 			}
 		}
-		if info, err := os.Stat(p); err == nil {
+		if info, err := os.Stat(p); err == nil && !held(p) {
 			all = append(all, aged{p, info.ModTime().UnixNano()})
 		}
 	}
@@ -189,4 +191,14 @@ next:
 		all = append(all[:old], all[old+1:]...)
 	}
 	return nil
+}
+
+// held reports whether another process has a lock on a folder.
+func held(p string) bool {
+	f, err := os.Open(p)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // gives back the lock that we may have got
+	return errors.Is(syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK)
 }

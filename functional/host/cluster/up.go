@@ -14,8 +14,8 @@ import (
 	"github.com/fleet-init/fleet/functional/host"
 )
 
-// up makes the cluster and starts the web servers on it. Arguments are the number of hosts and the folder with what
-// build.sh install made. If any of it fails, nothing stays.
+// up makes the cluster and starts the web servers on it. Arguments are the number of hosts and the root tree that build.sh
+// tree made. If any of it fails, nothing stays.
 func (t tool) up(ctx context.Context, args []string) error {
 	n, err := hostCount(args)
 	if err != nil {
@@ -35,7 +35,7 @@ func (t tool) up(ctx context.Context, args []string) error {
 	}
 	begin := time.Now()
 	c, err := host.Start(ctx, host.Options{
-		ID: t.id, Outlive: true, Hosts: n, Install: args[1], Files: host.FleetFiles(n, ""),
+		ID: t.id, Outlive: true, Hosts: n, Tree: args[1], Files: host.FleetFiles(n, ""),
 		Log: func(format string, a ...any) { fmt.Fprintf(t.out, format+"\n", a...) },
 	})
 	if err != nil {

@@ -52,29 +52,30 @@ func (r *rig) beatUnit(more string) string {
 	return fmt.Sprintf("[Service]\nType=notify\nExecStart=/usr/bin/fleet-beat %s %%n\nTimeoutStopSec=2\n%s", r.log.l.Addr(), more)
 }
 
-// installed is what build.sh install makes, and fleet-beat.
-func installed(t *testing.T) string {
+// beat is the program fleet-beat.
+func beat(t *testing.T) string {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "install")
-	for _, line := range [][]string{
-		{"cp", "-a", "--reflink=auto", host.Installed(t), dir},
-		{"go", "build", "-trimpath", "-o", filepath.Join(dir, "usr/bin/fleet-beat"), "./beat"},
-	} {
-		cmd := exec.CommandContext(host.Context(t), line[0], line[1:]...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v: %s", line, err, out)
-		}
+	path := filepath.Join(t.TempDir(), "fleet-beat")
+	cmd := exec.CommandContext(host.Context(t), "go", "build", "-trimpath", "-o", path, "./beat")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build ./beat: %v: %s", err, out)
 	}
-	return dir
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // begin boots the first host of a cluster whose hosts are in these zones.
 func begin(t *testing.T, zones string) *rig {
 	t.Helper()
 	files := host.FleetFiles(len(zones), fmt.Sprintf("%sfleetlock_listen = 0.0.0.0:%d\n", conf, LockPort))
-	c := host.ForTest(t, host.Options{Hosts: 1, Install: installed(t), Files: func(i int) map[string]string {
+	beat := beat(t)
+	c := host.ForTest(t, host.Options{Hosts: 1, Files: func(i int) map[string]string {
 		f := files(i)
+		f["/usr/bin/fleet-beat"] = beat
 		if i <= len(zones) {
 			f["/etc/fleet/fleet.conf"] += "metadata = zone=" + zones[i-1:i] + "\n"
 		}

@@ -41,7 +41,6 @@ func TestHostConfiguresItself(t *testing.T) {
 	r := bootFiles(t, 1, func(i int) map[string]string {
 		f := files(i)
 		f["/etc/fleet/cloud-config.yaml"] = firstDocument
-		f["/etc/systemd/system/sysinit.target.d/cloud-config.conf"] = "[Unit]\nWants=cloud-config.service\n"
 		f["/etc/issue"] = "of the release\n"
 		return f
 	})

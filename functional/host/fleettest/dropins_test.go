@@ -143,6 +143,6 @@ func (r *rig) edit(h *host.Host, text string, args ...string) {
 func (r *rig) tryEdit(h *host.Host, text string, args ...string) (stdout, stderr string, code int) {
 	r.t.Helper()
 	r.must(h.WriteFile(r.ctx, "/root/edited", text))
-	r.must(h.WriteFile(r.ctx, "/usr/local/bin/editor", "#!/bin/sh\nexec cp /root/edited \"$1\"\n"))
-	return r.tryCtl(h, append([]string{"edit"}, args...)...)
+	r.must(h.WriteFile(r.ctx, "/root/editor", "#!/bin/sh\nexec cp /root/edited \"$1\"\n"))
+	return r.try(h, "env", append([]string{"EDITOR=/root/editor", "fleetctl", "edit"}, args...)...)
 }

@@ -354,9 +354,10 @@ func people(r *rig, h, away *host.Host) {
 	}
 }
 
-// bare are the files of a host that knows of no cluster.
+// bare are the files of a host that knows of no cluster, and whose fleetd does not start by itself and make one: an empty file masks the link in
+// the image.
 func bare() map[string]string {
-	return map[string]string{"/etc/fleet/fleet.conf": "agent_ttl = 4s\n", "/etc/credstore/fleet.join-token": "", "/etc/systemd/system/multi-user.target.d/fleet.conf": ""}
+	return map[string]string{"/etc/fleet/fleet.conf": "agent_ttl = 4s\n", "/etc/credstore/fleet.join-token": "", "/etc/systemd/system/multi-user.target.wants/fleetd.service": ""}
 }
 
 // fifth joins as a person would have it: one command, with a token.

@@ -53,7 +53,7 @@ func ours() []allowed {
 	}
 }
 
-// systems are what Debian's systemd and sshd have open on a host of the tests. None of them is reached from elsewhere but sshd.
+// systems are what the image's systemd and sshd have open. None of them is reached from elsewhere but sshd.
 func systems() []allowed {
 	return []allowed{
 		{"tcp", "*:22", "*", ""},

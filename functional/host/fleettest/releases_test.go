@@ -28,7 +28,7 @@ const mirror = "/srv/releases"
 
 func newReleases(t *testing.T) *releases {
 	dir := t.TempDir()
-	p := &releases{t: t, dir: filepath.Join(dir, "releases"), keys: dir, prog: filepath.Join(host.Installed(t), "usr/bin/update-engine"), uki: filepath.Join(dir, "uki")}
+	p := &releases{t: t, dir: filepath.Join(dir, "releases"), keys: dir, prog: filepath.Join(host.Tree(t), "usr/bin/update-engine"), uki: filepath.Join(dir, "uki")}
 	for _, k := range []string{"root", "targets", "online"} {
 		p.run("keys", "new", p.file(k))
 	}

@@ -293,7 +293,7 @@ func (r *rig) looksAtGlobal(h1, h2 *host.Host) {
 	}
 	key := h1.Must(r.t, "sh", "-c", "mkdir -p /root/.ssh && ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519 <>/dev/null && cat /root/.ssh/id_ed25519.pub")
 	for _, h := range r.Hosts() {
-		h.Must(r.t, "sh", "-c", "mkdir -p /root/.ssh /run/sshd && ssh-keygen -A >/dev/null && echo '"+key+"' >/root/.ssh/authorized_keys && chmod -R go= /root/.ssh")
+		h.Must(r.t, "sh", "-c", "mkdir -p /root/.ssh && echo '"+key+"' >/root/.ssh/authorized_keys && chmod -R go= /root/.ssh")
 	}
 	ssh := []string{"--ssh-username=root", "--strict-host-key-checking=false", "ssh"}
 	if out := r.ctl(h1, append(ssh, "k-says.service", "hostname")...); out != "h1\nh2" && out != "h2\nh1" {

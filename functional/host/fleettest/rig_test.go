@@ -39,7 +39,7 @@ func boot(t *testing.T, n int, conf string) *rig {
 // bootFiles starts n hosts with these files, and does not wait for fleetd.
 func bootFiles(t *testing.T, n int, files func(i int) map[string]string) *rig {
 	t.Helper()
-	c := host.ForTest(t, host.Options{Hosts: n, Install: host.Installed(t), Files: files})
+	c := host.ForTest(t, host.Options{Hosts: n, Files: files})
 	return &rig{Cluster: c, t: t, ctx: host.Context(t)}
 }
 

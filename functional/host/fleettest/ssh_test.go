@@ -22,7 +22,7 @@ func TestFleetctlThroughATunnel(t *testing.T) {
 	laptop := r.newHost(nil)
 	key := laptop.Must(t, "sh", "-c", "mkdir -p -m 700 /root/.ssh && ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519 <>/dev/null && cat /root/.ssh/id_ed25519.pub")
 	for _, h := range []*host.Host{h1, h2} {
-		h.Must(t, "sh", "-c", "mkdir -p /root/.ssh /run/sshd && ssh-keygen -A >/dev/null && echo '"+key+"' >/root/.ssh/authorized_keys && chmod -R go= /root/.ssh")
+		h.Must(t, "sh", "-c", "mkdir -p /root/.ssh && echo '"+key+"' >/root/.ssh/authorized_keys && chmod -R go= /root/.ssh")
 	}
 	r.write(laptop, map[string]string{"far.service": "[Service]\nExecStart=/bin/sh -c 'echo far away; exec sleep infinity'\n" + fixed(h2)})
 	tunnel := []string{"env", "FLEETCTL_TUNNEL=" + h1.IP, "FLEETCTL_SSH_USERNAME=root", "fleetctl"}

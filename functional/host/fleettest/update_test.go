@@ -58,8 +58,7 @@ gate_time = 1s
 gate_timeout = 15s
 `
 		files["/etc/fleet/root.json"] = p.run("keys", "root", p.dir)
-		files["/etc/systemd/system/multi-user.target.d/update.conf"] = "[Unit]\nWants=update-engine.service\n"
-		files["/etc/systemd/system/boot-complete.target.d/gate.conf"] = "[Unit]\nRequires=update-engine-gate.service\nJobTimeoutSec=20s\n"
+		files["/etc/systemd/system/boot-complete.target.d/gate.conf"] = "[Unit]\nJobTimeoutSec=20s\n"
 		files["/etc/fleet/health.d/10-writes"] = "#!/bin/sh\n# only outside of update-engine's own limits\ntouch /etc/health-was-asked\n"
 		return files
 	}).formed()

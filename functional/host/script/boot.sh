@@ -25,6 +25,12 @@ if [ -d "$DISK/root$slots/boot" ]; then
 	mount -t overlay overlay -o "lowerdir=$RUN/slot:$LOWER,upperdir=$DISK/upper,workdir=$DISK/work" "$DISK/root"
 fi
 
+# A release's /usr is a read-only file system, that of a Debian is not.
+if grep -q '^IMAGE_ID=' "$DISK/root/usr/lib/os-release"; then
+	mount --bind "$DISK/root/usr" "$DISK/root/usr"
+	mount -o remount,bind,ro "$DISK/root/usr"
+fi
+
 # Process 1 holds the cluster's network. The address of the interface stays the same over reboots, as a real one's does:
 # else the others would send to the old one until they forget it.
 nsenter -t 1 -n ip link del "$NAME" 2>/dev/null || :

@@ -1,11 +1,12 @@
 #!/bin/sh
-# Makes the root tree that every host of every cluster starts from: tree.sh DIR. Whatever changes in this file
-# makes a new tree, since the cache is keyed by its content.
+# Makes what hosts need beside the image's root tree: tree.sh DIR. DIR/debian is a stock Debian, for the packages to be installed on, and
+# DIR/tools holds only the tools that tests look at hosts with, taken from it. Whatever changes in this file makes both anew, since the cache is
+# keyed by its content.
 set -eu
-root=$1
+debian=$1/debian tools=$1/tools
+mkdir -p "$1"
 
-# What a host of a cluster has beyond a minimal Debian: an init system with its bus, the tools of the network, and what
-# tests and example units run.
+# What a host has beyond a minimal Debian: an init system with its bus, the tools of the network, and what tests and example units run.
 packages=systemd,systemd-sysv,dbus,udev,kmod,iproute2,nftables,mount,util-linux,procps,iputils-ping,curl,jq,busybox
 packages=$packages,openssh-server,netbase
 
@@ -13,10 +14,26 @@ mmdebstrap --quiet --mode=root --variant=minbase \
 	--aptopt='APT::Install-Recommends "false"' \
 	--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
 	--dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
-	--include="$packages" bookworm "$root" ${FLEET_MIRROR:+"$FLEET_MIRROR"}
+	--include="$packages" bookworm "$debian" ${FLEET_MIRROR:+"$FLEET_MIRROR"}
+
+# Programs with the libraries they name in a folder of their own, and a word to start each: no unit, nothing of /etc, and no library that a
+# program of the image could find and not have on a host that ships.
+lib=/usr/lib/test-tools
+mkdir -p "$tools/usr/bin" "$tools$lib"
+for tool in curl jq; do
+	cp "$debian/usr/bin/$tool" "$tools$lib/$tool"
+	for needed in $(chroot "$debian" ldd "/usr/bin/$tool" | grep -o '/[^ ]*'); do
+		# By way of its links, which are absolute in places.
+		chroot "$debian" cat "$needed" >"$tools$lib/${needed##*/}"
+	done
+	printf '#!/bin/sh\nexec %s/ld.so --library-path %s %s/%s "$@"\n' $lib $lib $lib "$tool" >"$tools/usr/bin/$tool"
+	chmod 755 "$tools/usr/bin/$tool"
+done
+mv "$tools$lib"/ld-linux*.so* "$tools$lib/ld.so"
+chmod 755 "$tools$lib/ld.so"
 
 # Each host gets its own identity when it is made.
-rm -f "$root/etc/machine-id" "$root/var/lib/dbus/machine-id" "$root/etc/hostname"
+rm -f "$debian/etc/machine-id" "$debian/var/lib/dbus/machine-id" "$debian/etc/hostname"
 
 # Units that cost time at every boot, or wake up by themselves in the middle of a test, and do nothing for us.
 for unit in console-getty.service getty@.service serial-getty@.service getty-static.service \
@@ -24,42 +41,9 @@ for unit in console-getty.service getty@.service serial-getty@.service getty-sta
 	systemd-update-utmp.service systemd-update-utmp-runlevel.service systemd-pcrphase.service \
 	apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
 	fstrim.timer systemd-tmpfiles-clean.timer dev-hugepages.mount; do
-	ln -sf /dev/null "$root/etc/systemd/system/$unit"
+	ln -sf /dev/null "$debian/etc/systemd/system/$unit"
 done
-
-# sshd starts when the first connection comes.
-rm -f "$root/etc/systemd/system/multi-user.target.wants/ssh.service" "$root/etc/systemd/system/sshd.service"
-mkdir -p "$root/etc/systemd/system/sockets.target.wants"
-ln -sf /lib/systemd/system/ssh.socket "$root/etc/systemd/system/sockets.target.wants/ssh.socket"
-
-# Journals are kept on disk, so that they can be read after a power loss, and drop nothing.
-mkdir -p "$root/var/log/journal" "$root/etc/systemd/journald.conf.d"
-cat >"$root/etc/systemd/journald.conf.d/host.conf" <<'EOF'
-[Journal]
-Storage=persistent
-SystemMaxUse=64M
-RateLimitIntervalSec=0
-EOF
-
-# Users and groups that installed software asks for are made at every boot, not only when /usr looks newer than /etc.
-mkdir -p "$root/etc/systemd/system/systemd-sysusers.service.d"
-cat >"$root/etc/systemd/system/systemd-sysusers.service.d/host.conf" <<'EOF'
-[Unit]
-ConditionNeedsUpdate=
-EOF
-
-# A host is ready when units can be started on it. It says so, once a boot, in the pipe that the harness reads.
-cat >"$root/etc/systemd/system/host-ready.service" <<'EOF'
-[Unit]
-Description=Tell the harness that this host is up
-After=basic.target dbus.socket
-[Service]
-Type=oneshot
-ExecStart=/bin/sh -c 'cat /proc/sys/kernel/random/boot_id >/run/host-ready'
-EOF
-mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
-ln -sf ../host-ready.service "$root/etc/systemd/system/multi-user.target.wants/host-ready.service"
-ln -sf /lib/systemd/system/multi-user.target "$root/etc/systemd/system/default.target"
+mkdir -p "$debian/var/log/journal"
 
 # Without this stamp systemd takes /etc for older than /usr, and updates what needs no update at first boot.
-touch "$root/etc/.updated" "$root/var/.updated"
+touch "$debian/etc/.updated" "$debian/var/.updated"
