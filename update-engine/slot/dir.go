@@ -89,7 +89,7 @@ func (d Dir) sync(p string) error {
 
 // Image implements Images.
 func (d Dir) Image(n Name) (File, error) {
-	return openImage(filepath.Join(d.Root, "slots", string(n), "usr.img"), os.O_RDWR)
+	return openFile(filepath.Join(d.Root, "slots", string(n), "usr.img"), os.O_RDWR)
 }
 
 // Init makes the folders and two images of size bytes; what is there stays.
@@ -147,5 +147,11 @@ func openFile(p string, flags int) (*osFile, error) {
 	return &osFile{f, size}, nil
 }
 
-// OpenWith opens the partition of a slot, with flags as os.OpenFile has them. A file opened for reading only cannot be written or synced.
-func OpenWith(p string, flags int) (File, error) { return openImage(p, flags) }
+// OpenWith opens a partition or a file as a File, with flags as os.OpenFile has them. A file opened for reading only cannot be written or synced.
+func OpenWith(p string, flags int) (File, error) {
+	f, err := openFile(p, flags)
+	if err != nil {
+		return nil, err // a typed nil would look like a file
+	}
+	return f, nil
+}

@@ -15,15 +15,11 @@ import (
 // restart the machine at the first bad block.
 var ErrVerity = errors.New("the image does not match its verity root hash")
 
-const (
-	verityBlock = 4096
-	// verityRead is how much is read at a time: past the page cache nobody reads ahead for us.
-	verityRead = 256 * verityBlock
-)
+const verityBlock = 4096
 
 // CheckVerity reads an image back and checks it against its dm-verity tree, which stands from hashAt on as veritysetup writes it
 // (superblock, then the levels, top first), and the tree against want, the root hash as 64 hex digits. One pass over both,
-// with 3 MiB of memory at most.
+// with a few KiB of memory.
 func CheckVerity(r io.ReaderAt, hashAt int64, want string) error {
 	root, err := hex.DecodeString(want)
 	if err != nil || len(root) != sha256.Size {
@@ -55,7 +51,7 @@ func CheckVerity(r io.ReaderAt, hashAt int64, want string) error {
 		if err := checkLevel(level(), counts[i], seed, upper); err != nil {
 			return fmt.Errorf("verity tree, level at %d: %w", at, err)
 		}
-		upper, at = bufio.NewReaderSize(level(), verityRead), at+counts[i]*verityBlock
+		upper, at = bufio.NewReader(level()), at+counts[i]*verityBlock
 	}
 	if err := checkLevel(io.NewSectionReader(r, 0, blocks*verityBlock), blocks, seed, upper); err != nil {
 		return fmt.Errorf("verity data: %w", err)
@@ -66,7 +62,7 @@ func CheckVerity(r io.ReaderAt, hashAt int64, want string) error {
 // checkLevel compares the hashes of n blocks, each after the salt, with what the level above says.
 func checkLevel(r io.Reader, n int64, salt []byte, above io.Reader) error {
 	h := sha256.New()
-	r = bufio.NewReaderSize(r, verityRead)
+	r = bufio.NewReaderSize(r, 64*verityBlock)
 	b, want := make([]byte, verityBlock), make([]byte, sha256.Size)
 	for i := range n {
 		if _, err := io.ReadFull(r, b); err != nil {
