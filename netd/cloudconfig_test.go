@@ -6,35 +6,26 @@ import (
 	"testing"
 
 	"github.com/fleet-init/fleet/image/cloudconfig/document"
+	"github.com/fleet-init/fleet/image/cloudconfig/document/documenttest"
 )
 
 // What cloud-config says of netd's settings is what netd says of them.
 func TestCloudConfigKnowsOurSettings(t *testing.T) {
-	// Not meant for the environment of a daemon; regular expressions and lists of plugins only netd can tell.
-	deeper := map[string]bool{"cni_plugins": true}
 	f := flag.NewFlagSet("netd", flag.ContinueOnError)
-	var c Config
-	var a, b, d, e string
-	var m, n int
-	bind(f, &c, &a, &b, &d, &e, &m, &n)
-	known := 0
+	var reach, public, public6, health string
+	var margin, resync int
+	bind(f, &Config{}, &reach, &public, &public6, &health, &margin, &resync)
+	var names []string
 	f.VisitAll(func(x *flag.Flag) {
-		if x.Name == "version" {
-			return
-		}
-		known++
-		name := strings.ReplaceAll(x.Name, "-", "_")
-		for _, value := range []string{"soon", "-1", "0", "1", "2", "2000", "70000", "10s", "48h", "true", "maybe", "10.0.0.1", "fd00::1", "ptp", "eth0"} {
-			_, _, err := parseConfig(nil, []string{"FLANNELD_" + strings.ToUpper(name) + "=" + value})
-			if err != nil && strings.Contains(err.Error(), "without --etcd-keyfile") {
-				err = nil // what two flags must be together
-			}
-			if wrong := document.WrongSetting(document.Netd, name, value); (wrong != "") != (err != nil) && !(deeper[name] && wrong == "") {
-				t.Errorf("%s=%s: cloud-config says %q, netd %v", name, value, wrong, err)
-			}
+		if x.Name != "version" {
+			names = append(names, strings.ReplaceAll(x.Name, "-", "_"))
 		}
 	})
-	if known != document.Settings(document.Netd) {
-		t.Errorf("netd has %d settings, cloud-config knows %d", known, document.Settings(document.Netd))
-	}
+	documenttest.SettingsOf(t, document.Netd, names, func(name, value string) error {
+		_, _, err := parseConfig(nil, []string{"FLANNELD_" + strings.ToUpper(name) + "=" + value})
+		if err != nil && strings.Contains(err.Error(), "without --etcd-keyfile") {
+			return nil // what two flags must be together
+		}
+		return err
+	}, "cni_plugins")
 }

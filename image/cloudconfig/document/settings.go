@@ -2,6 +2,7 @@ package document
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -74,7 +75,7 @@ func netdSettings() []field {
 		"subnet_file", "state_dir", "run_dir", "machine_id_file", "cni_conf", "cni_plugins", "cni_bin", "cni_state", "unit_dirs", "vmodule", "log_backtrace_at"), []field{
 		setting("iface_can_reach", isAddr), setting("public_ip", isAddr4), setting("public_ipv6", isAddr6), setting("healthz_ip", isAddr),
 		setting("subnet_lease_renew_margin", isCount(1, 1439)), setting("subnet_lease_ttl", isDuration(time.Second)), setting("vanished_peers_grace", isDuration(0)),
-		setting("ip_masq", isTruth), setting("ip_masq_fully_random_disable", isTruth), setting("iptables_resync", isCount(1, 1<<20)),
+		setting("ip_masq", isTruth), setting("ip_masq_fully_random_disable", isTruth), setting("iptables_resync", isCount(1, math.MaxInt32)),
 		setting("iptables_forward_rules", isTruth), setting("ip_blackhole_route", isTruth), setting("healthz_port", isCount(0, 65535)),
 		setting("cni_interface", oneOf("bridge", "ptp")), setting("v", isCount(0, 99)), setting("logtostderr", isTruth),
 	})
