@@ -69,7 +69,7 @@ func covers(r pki.Revoked, c Certificate) bool {
 	if r.Key != "" {
 		return r.Key == c.Key
 	}
-	return r.Name == c.Name && (r.Role == c.Role || r.Role.IsHost() && c.Role.IsHost()) && !c.At.Truncate(time.Second).After(r.At)
+	return r.Names(pki.Identity{Role: c.Role, Name: c.Name}) && !c.At.Truncate(time.Second).After(r.At)
 }
 
 // Certificates lists what was issued and has not ended, by name; of each key the newest.
@@ -206,7 +206,7 @@ func (s State) mayIssue(r pki.Request, id pki.Identity, now time.Time) (time.Tim
 		case g.Key != "" && g.Key == r.KeyHash():
 			return now, fmt.Errorf("a certificate for %s: %w: those of this key were revoked on %s: remove the key, and join with a new token", id, fleet.ErrForbidden,
 				g.At.UTC().Format("2006-01-02 15:04 UTC"))
-		case g.Key == "" && g.Name == id.Name && (g.Role == id.Role || g.Role.IsHost() && id.Role.IsHost()) && !now.Truncate(time.Second).After(g.At):
+		case g.Names(id) && !now.Truncate(time.Second).After(g.At):
 			now = g.At.Add(time.Second)
 		}
 	}
@@ -216,7 +216,7 @@ func (s State) mayIssue(r pki.Request, id pki.Identity, now time.Time) (time.Tim
 // mayJoin refuses a token that is older than the revocation of those whom it is for: else a thief would come back by it.
 func (s State) mayJoin(t tokenRecord, id pki.Identity) error {
 	for _, g := range s.Revoked {
-		if g.Key == "" && g.Name == id.Name && (g.Role == id.Role || g.Role.IsHost() && id.Role.IsHost()) && !t.Created.After(g.At) {
+		if g.Names(id) && !t.Created.After(g.At) {
 			return fmt.Errorf("join token %s: %w: the certificates of %s were revoked on %s, after it was made: ask for a new one (fleetctl join-token create)",
 				t.ID, fleet.ErrForbidden, id.Name, g.At.UTC().Format("2006-01-02 15:04 UTC"))
 		}

@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -171,11 +172,7 @@ func (a *Authority) sweep(ctx context.Context) error {
 		if json.Unmarshal(e.Value, &rec) != nil {
 			continue
 		}
-		end := rec.NotAfter
-		if end.IsZero() {
-			end = rec.Until
-		}
-		if !end.IsZero() && a.now().After(end.Add(kept)) && len(ops) < kv.MaxOps {
+		if end := cmp.Or(rec.NotAfter, rec.Until); !end.IsZero() && a.now().After(end.Add(kept)) && len(ops) < kv.MaxOps {
 			ops = append(ops, kv.Op{Key: e.Key, Delete: true})
 		}
 	}

@@ -40,13 +40,18 @@ func KeyHash(c *x509.Certificate) string {
 // Issued is when a certificate was made: it is good from a little earlier on.
 func Issued(c *x509.Certificate) time.Time { return c.NotBefore.Add(skew) }
 
+// Names tells whether all that this machine or person got up to a moment is meant. A host's certificates are meant alike, whatever its part in the store.
+func (r Revoked) Names(id Identity) bool {
+	return r.Key == "" && r.Name == id.Name && (r.Role == id.Role || r.Role.IsHost() && id.Role.IsHost())
+}
+
 // Covers tells whether a certificate is among those that are revoked.
 func (r Revoked) Covers(c *x509.Certificate) bool {
 	if r.Key != "" {
 		return r.Key == KeyHash(c)
 	}
 	id, err := IdentityOf(c)
-	return err == nil && id.Name == r.Name && (id.Role == r.Role || id.Role.IsHost() && r.Role.IsHost()) && !Issued(c).After(r.At)
+	return err == nil && r.Names(id) && !Issued(c).After(r.At)
 }
 
 func revoked(list []Revoked, c *x509.Certificate) error {
